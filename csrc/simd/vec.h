@@ -1,0 +1,90 @@
+#pragma once
+
+// The vector of the instruction set that is being compiled, in the compiler's own vector extensions, and the few
+// functions that loops share. Everything has internal linkage: each translation unit keeps its own copy (see isa.h).
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+typedef float Vec __attribute__((vector_size(kLanes * 4)));
+typedef float UnalignedVec __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
+typedef int32_t IntVec __attribute__((vector_size(kLanes * 4)));
+
+[[maybe_unused]] inline Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
+[[maybe_unused]] inline void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
+[[maybe_unused]] inline Vec splat(float x) { return x - Vec{}; }
+[[maybe_unused]] inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
+
+// The first n < kLanes numbers; the rest is fill on loading and is left alone on storing.
+[[maybe_unused]] inline Vec load_part(const float* p, int64_t n, float fill = 0) {
+  Vec v = splat(fill);
+  std::memcpy(&v, p, n * sizeof(float));
+  return v;
+}
+[[maybe_unused]] inline void store_part(float* p, Vec v, int64_t n) { std::memcpy(p, &v, n * sizeof(float)); }
+
+// Lanes are added in one fixed order, so that a sum has the same bits wherever it is taken.
+[[maybe_unused]] inline float sum(Vec v) {
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) v[i] += v[i + half];
+  return v[0];
+}
+[[maybe_unused]] inline float max_lane(Vec v) {
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) v[i] = v[i] > v[i + half] ? v[i] : v[i + half];
+  return v[0];
+}
+
+constexpr float kLog2E = 1.44269504088896340736f;
+constexpr float kLn2 = 0.69314718055994530942f;
+
+// 2^x to 1.2e-7 relative; exactly 0 below 2^-126, so that masked scores never make subnormals. Finite x <= 127.
+[[maybe_unused]] inline Vec exp2(Vec x) {
+  const Vec bounded = max(x, splat(-126.f));
+  const Vec magic = splat(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer
+  const Vec whole = (bounded + magic) - magic;
+  const Vec f = bounded - whole;
+  Vec p = splat(0.00132765f);
+  p = p * f + 0.00967554f;
+  p = p * f + 0.05550713f;
+  p = p * f + 0.2402212f;
+  p = p * f + 0.69314697f;
+  p = p * f + 1.0000001f;
+  const IntVec exponent = (__builtin_convertvector(whole, IntVec) + 127) << 23;
+  const Vec y = p * (Vec)exponent;  // a cast between vectors keeps the bits
+  return x < -126.f ? Vec{} : y;
+}
+[[maybe_unused]] inline Vec exp(Vec x) { return exp2(x * kLog2E); }
+
+// Widens n stored bfloat16 or float16 numbers.
+[[maybe_unused]] inline void widen_bfloat16(const uint16_t* x, float* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t bits = static_cast<uint32_t>(x[i]) << 16;
+    std::memcpy(y + i, &bits, 4);
+  }
+}
+// float16's own subnormals go through an integer: as shifted bits they would be flushed to zero.
+[[maybe_unused]] inline void widen_float16(const uint16_t* x, float* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t magnitude = x[i] & 0x7fff;
+    uint32_t bits = (magnitude << 13) + (112u << 23) + (magnitude >= 0x7c00 ? 112u << 23 : 0);
+    const float subnormal = static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f;
+    uint32_t subnormal_bits;
+    std::memcpy(&subnormal_bits, &subnormal, 4);
+    bits = (magnitude < 0x0400 ? subnormal_bits : bits) | static_cast<uint32_t>(x[i] & 0x8000) << 16;
+    std::memcpy(y + i, &bits, 4);
+  }
+}
+
+}  // namespace
