@@ -1,0 +1,51 @@
+#include "bindings/arguments.h"
+
+namespace attnedit::bindings {
+namespace {
+
+std::string type_name(const py::dtype& type) { return py::str(type); }
+
+// ml_dtypes registers bfloat16 with numpy at run time, so its number is not known earlier.
+int bfloat16_number() {
+  static const int number = py::dtype::from_args(py::module_::import("ml_dtypes").attr("bfloat16")).num();
+  return number;
+}
+
+}  // namespace
+
+void Arguments::check_type(const char* name, const py::array& a, const py::dtype& wanted,
+                           const char* wanted_name) const {
+  if (a.dtype().num() != wanted.num())
+    throw py::type_error("[" + std::string(op_) + "] " + name + " must be " + wanted_name + ", got " +
+                         type_name(a.dtype()));
+  ATTNEDIT_CHECK(a.flags() & py::array::c_style, op_, name, " must be contiguous in row-major order");
+}
+
+const void* Arguments::data(const char* name, const py::array& a, int rank) const {
+  check_type(name, a, py::dtype::of<float>(), "float32");
+  ATTNEDIT_CHECK(rank < 0 || a.ndim() == rank, op_, name, " must have ", rank, " dimensions, got ", a.ndim());
+  return a.data();
+}
+
+void* Arguments::mutable_data(const char* name, py::array& a, int rank) const {
+  data(name, a, rank);
+  ATTNEDIT_CHECK(a.writeable(), op_, name, " must be writeable");
+  return a.mutable_data();
+}
+
+WeightView<2> Arguments::weight(const char* name, const py::array& a) const {
+  const int number = a.dtype().num();
+  DType dtype = DType::kFloat32;
+  if (number == bfloat16_number())
+    dtype = DType::kBFloat16;
+  else if (number == py::dtype("float16").num())
+    dtype = DType::kFloat16;
+  else if (number != py::dtype::of<float>().num())
+    throw py::type_error("[" + std::string(op_) + "] " + name + " must be float32, bfloat16 or float16, got " +
+                         type_name(a.dtype()));
+  ATTNEDIT_CHECK(a.flags() & py::array::c_style, op_, name, " must be contiguous in row-major order");
+  ATTNEDIT_CHECK(a.ndim() == 2, op_, name, " must have 2 dimensions, got ", a.ndim());
+  return {a.data(), dtype, shape<2>(a)};
+}
+
+}  // namespace attnedit::bindings

@@ -1,0 +1,117 @@
+#pragma once
+
+#include <pybind11/numpy.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "runtime/check.h"
+#include "runtime/memory.h"
+#include "runtime/task.h"
+#include "tensor/view.h"
+
+namespace attnedit::bindings {
+
+namespace py = pybind11;
+using MaybeArray = std::optional<py::array>;
+
+// numpy arrays -> Views for one call. Nothing is copied or converted: a wrong rank, type or layout raises and names
+// the argument. Leading dimensions are the caller's (batch, time); rows() folds them into one, heads() splits the last.
+class Arguments {
+ public:
+  explicit Arguments(const char* op) : op_(op) {}
+
+  template <int R>
+  View<const float, R> in(const char* name, const py::array& a) const {
+    return {static_cast<const float*>(data(name, a, R)), shape<R>(a)};
+  }
+  template <int R>
+  View<float, R> out(const char* name, py::array a) const {
+    return {static_cast<float*>(mutable_data(name, a, R)), shape<R>(a)};
+  }
+  View<const float, 2> rows(const char* name, const py::array& a) const {
+    return {static_cast<const float*>(data(name, a)), folded(a)};
+  }
+  View<float, 2> out_rows(const char* name, py::array a) const {
+    return {static_cast<float*>(mutable_data(name, a)), folded(a)};
+  }
+  // (B,T,heads*K) -> (B,T,heads,K)
+  View<const float, 4> heads(const char* name, const py::array& a, int64_t heads) const {
+    return {static_cast<const float*>(data(name, a, 3)), split(name, a, heads)};
+  }
+  View<float, 4> out_heads(const char* name, py::array a, int64_t heads) const {
+    return {static_cast<float*>(mutable_data(name, a, 3)), split(name, a, heads)};
+  }
+  View<const float, 1> flat(const char* name, const py::array& a) const {
+    return {static_cast<const float*>(data(name, a)), {a.size()}};
+  }
+  View<float, 1> out_flat(const char* name, py::array a) const {
+    return {static_cast<float*>(mutable_data(name, a)), {a.size()}};
+  }
+  // Token ids are checked on the host, so the task keeps its own copy of them: keep() holds it until it has run.
+  std::shared_ptr<std::vector<int32_t>> tokens(const char* name, const py::array& a) const {
+    check_type(name, a, py::dtype::of<int32_t>(), "int32");
+    const auto* first = static_cast<const int32_t*>(a.data());
+    return std::make_shared<std::vector<int32_t>>(first, first + a.size());
+  }
+  View<int32_t, 1> out_tokens(const char* name, py::array a) const {
+    check_type(name, a, py::dtype::of<int32_t>(), "int32");
+    return {static_cast<int32_t*>(a.mutable_data()), {a.size()}};
+  }
+  // A matrix of any storage type.
+  WeightView<2> weight(const char* name, const py::array& a) const;
+
+ private:
+  template <int R>
+  static std::array<int64_t, R> shape(const py::array& a) {
+    std::array<int64_t, R> s;
+    for (int i = 0; i < R; ++i) s[i] = a.shape(i);
+    return s;
+  }
+  static std::array<int64_t, 2> folded(const py::array& a) {
+    const int64_t last = a.ndim() ? a.shape(a.ndim() - 1) : 1;
+    int64_t rows = 1;
+    for (int i = 0; i + 1 < a.ndim(); ++i) rows *= a.shape(i);
+    return {rows, last};
+  }
+  std::array<int64_t, 4> split(const char* name, const py::array& a, int64_t heads) const {
+    ATTNEDIT_CHECK(heads > 0 && a.shape(2) % heads == 0, op_, name, " must have a last dimension divisible by ", heads,
+                   " heads, got ", a.shape(2));
+    return {a.shape(0), a.shape(1), heads, a.shape(2) / heads};
+  }
+  void check_type(const char* name, const py::array& a, const py::dtype& wanted, const char* wanted_name) const;
+  const void* data(const char* name, const py::array& a, int rank = -1) const;
+  void* mutable_data(const char* name, py::array& a, int rank = -1) const;
+
+  const char* op_;
+};
+
+inline View<const int32_t, 1> view(const std::shared_ptr<std::vector<int32_t>>& tokens) {
+  return {tokens->data(), {static_cast<int64_t>(tokens->size())}};
+}
+// The task, holding on to what it reads.
+template <class T>
+Task keep(std::shared_ptr<T> what, Task task) {
+  return [what, task = std::move(task)] { task(); };
+}
+
+// Scratch for one launch, from the pool. It is given back as soon as the task is queued: blocks are reused in the order
+// of the stream, so whoever gets it next runs later.
+class Workspace {
+ public:
+  explicit Workspace(int64_t floats) : floats_(floats), data_(floats ? allocate(floats * sizeof(float)) : nullptr) {}
+  ~Workspace() {
+    if (data_) release(data_);
+  }
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+  View<float, 1> view() const { return {static_cast<float*>(data_), {floats_}}; }
+
+ private:
+  int64_t floats_;
+  void* data_;
+};
+
+}  // namespace attnedit::bindings

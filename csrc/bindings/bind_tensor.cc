@@ -1,0 +1,29 @@
+// What a tensor needs besides layers: numbers in, sums, constants.
+#include <cstring>
+#include <vector>
+
+#include "bindings/arguments.h"
+#include "bindings/launch.h"
+#include "kernels/add.h"
+
+namespace attnedit::bindings {
+
+void bind_tensor(py::module_& m) {
+  m.def("add", [](py::array a, py::array b, py::array y) {
+    const Arguments args("add");
+    launch("add", kernels::add(args.flat("a", a), args.flat("b", b), args.out_flat("y", y)));
+  });
+  m.def("fill",
+        [](py::array y, float value) { launch("fill", kernels::fill(value, Arguments("fill").out_flat("y", y))); });
+  // y = x in the order of the stream; x, the caller's memory, is read before this returns.
+  m.def("upload", [](py::array x, py::array y) {
+    ATTNEDIT_CHECK(x.dtype().num() == y.dtype().num() && x.nbytes() == y.nbytes(), "upload",
+                   "x and y must have the same type and size");
+    ATTNEDIT_CHECK(x.flags() & y.flags() & py::array::c_style, "upload", "x and y must be contiguous");
+    auto staged = std::make_shared<std::vector<char>>(x.nbytes());
+    std::memcpy(staged->data(), x.data(), staged->size());
+    launch("upload", Task([staged, to = y.mutable_data()] { std::memcpy(to, staged->data(), staged->size()); }));
+  });
+}
+
+}  // namespace attnedit::bindings

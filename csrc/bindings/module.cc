@@ -1,0 +1,21 @@
+#include <pybind11/pybind11.h>
+
+#include "kernels/gemm.h"
+
+namespace attnedit::bindings {
+void bind_runtime(pybind11::module_& m);
+void bind_tensor(pybind11::module_& m);
+void bind_layers(pybind11::module_& m);
+void bind_losses(pybind11::module_& m);
+}  // namespace attnedit::bindings
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "attnedit's kernels and runtime; attnedit.ops and attnedit.runtime are the way to call them";
+  m.attr("__version__") = ATTNEDIT_VERSION;
+  attnedit::bindings::bind_runtime(m);
+  attnedit::bindings::bind_tensor(m);
+  attnedit::bindings::bind_layers(m);
+  attnedit::bindings::bind_losses(m);
+  m.def("blas_core_name", &attnedit::kernels::blas_core_name);
+  m.def("blas_config", &attnedit::kernels::blas_config);
+}

@@ -1,0 +1,21 @@
+"""attnedit: edit a trained language model's attention into MLA or gated sliding-window attention, on a CPU.
+
+    teacher = ae.load("Qwen3-0.6B")
+    student = ae.edit(teacher, ae.MLA(kv_lora_rank=512), calibration=tokens)
+    ae.distill.layerwise(student, teacher, tokens)
+    ae.distill.modelwise(student, teacher, tokens)
+    report = ae.evaluate(student, teacher, heldout)
+    ae.export(student, "out/")
+"""
+
+import os as _os
+
+# Idle OpenMP threads must not hold the core that Python needs between two kernels; read when _core loads.
+_os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+from attnedit.models import Decoder, load
+from attnedit.runtime import set_num_threads, show_config
+from attnedit.tensor import Tensor, tensor
+
+__version__ = "0.1.0"
+__all__ = ["Decoder", "Tensor", "load", "set_num_threads", "show_config", "tensor"]

@@ -1,0 +1,122 @@
+"""A small tape. An operation records how its inputs' gradients follow from its outputs'; `backward` runs the tape.
+
+Gradients of activations flow through the tape; kernels add the gradients of parameters straight into `grad_of(weight)`.
+"""
+
+import heapq
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from attnedit import _core
+from attnedit.tensor import Array, Tensor, full
+
+# Gradients of an operation's outputs (None where nothing uses one) -> gradients of its inputs (None where not needed).
+Backward = Callable[[list[Array | None]], Sequence[Array | None]]
+
+_order = itertools.count()
+_state = threading.local()
+
+
+class Node:
+    """One recorded operation."""
+
+    __slots__ = ("backward", "grads", "inputs", "order", "outputs")
+
+    def __init__(self, inputs: tuple[Tensor, ...], outputs: int, backward: Backward) -> None:
+        self.inputs = inputs
+        self.outputs = outputs
+        self.backward = backward
+        self.order = next(_order)
+        self.grads: list[Array | None] = [None] * outputs
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Operations inside are not recorded."""
+    before = is_recording()
+    _state.recording = False
+    try:
+        yield
+    finally:
+        _state.recording = before
+
+
+def is_recording() -> bool:
+    return getattr(_state, "recording", True)
+
+
+def record(outputs: tuple[Tensor, ...], inputs: tuple[Tensor, ...], backward: Backward) -> None:
+    """Puts an operation on the tape if any of its inputs needs a gradient."""
+    if not is_recording() or not any(x.requires_grad for x in inputs):
+        return
+    node = Node(inputs, len(outputs), backward)
+    for i, y in enumerate(outputs):
+        y.requires_grad, y.node, y.index = True, node, i
+
+
+def grad_of(parameter: Tensor) -> Array:
+    """The buffer that a parameter's gradient is added to, made of zeros at first use."""
+    if parameter.grad is None:
+        parameter.grad = full(parameter.shape, 0.0).array
+    return parameter.grad
+
+
+def total(a: Array | None, b: Array | None) -> Array | None:
+    """a + b in new memory, since either may still be another operation's."""
+    if a is None or b is None:
+        return b if a is None else a
+    y: Array = _core.empty(a.shape, a.dtype)
+    _core.add(a, b, y)
+    return y
+
+
+def backward(outputs: Sequence[Tensor], grads: Sequence[Array | None] | None = None) -> None:
+    """Adds to the leaves' gradients. Without grads the outputs are losses, whose gradient is 1 by definition."""
+    queue: list[tuple[int, Node]] = []
+    waiting: set[int] = set()
+
+    def give(x: Tensor, grad: Array | None) -> None:
+        if not x.requires_grad:
+            return
+        if x.node is None:
+            if grad is not None:
+                x.grad = total(x.grad, grad)
+            return
+        x.node.grads[x.index] = total(x.node.grads[x.index], grad)
+        if x.node.order not in waiting:
+            waiting.add(x.node.order)
+            heapq.heappush(queue, (-x.node.order, x.node))
+
+    for i, y in enumerate(outputs):
+        give(y, grads[i] if grads is not None else None)
+    while queue:
+        _, node = heapq.heappop(queue)
+        received, node.grads = node.grads, [None] * node.outputs
+        gradients = node.backward(received)
+        for x, grad in zip(node.inputs, gradients, strict=True):
+            if grad is not None or x.node is not None:
+                give(x, grad)
+        node.inputs, node.backward = (), _spent  # what it kept for this pass is free from here on
+
+
+def _spent(_: list[Array | None]) -> Sequence[Array | None]:
+    raise RuntimeError("[backward] this part of the tape has been used already; run the forward pass again")
+
+
+def recompute(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """function(*inputs), keeping only the inputs: what lies between is computed again on the way back."""
+    if not is_recording():
+        return function(*inputs)
+    with no_grad():
+        y = function(*inputs).detach()
+
+    def back(grads: list[Array | None]) -> list[Array | None]:
+        copies = [Tensor(x.array, x.requires_grad) for x in inputs]
+        backward([function(*copies)], grads)
+        return [x.grad for x in copies]
+
+    # The function's own parameters need the tape even where no input does (the first block).
+    y.requires_grad, y.node = True, Node(inputs, 1, back)
+    return y

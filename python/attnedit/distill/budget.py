@@ -1,0 +1,63 @@
+"""From a token budget to steps, and what `auto` means.
+
+The right rate follows the scale of the weights, not the width: a multiple of the root mean square of o_proj. Many small
+steps beat few large ones: one row a step until there are 2,000 steps.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from attnedit.models import Decoder
+from attnedit.nn import MLA
+from attnedit.tensor import Tensor
+
+Auto = Literal["auto"]
+MOST_STEPS = 2000
+MICRO_BATCH_TOKENS = 4096  # what one pass holds the activations of
+
+
+@dataclass(frozen=True)
+class Steps:
+    steps: int
+    rows: int  # per step
+    micro_rows: int  # per pass
+
+    @property
+    def passes(self) -> list[slice]:
+        """The rows of a step, a pass at a time."""
+        return [slice(i, min(i + self.micro_rows, self.rows)) for i in range(0, self.rows, self.micro_rows)]
+
+
+def steps_for(tokens: int, sequence_length: int, batch_tokens: int | Auto) -> Steps:
+    """How many steps of how many rows spend the budget."""
+    if batch_tokens == "auto":
+        batch_tokens = max(sequence_length, tokens // MOST_STEPS)
+    rows = max(1, batch_tokens // sequence_length)
+    return Steps(
+        max(1, round(tokens / (rows * sequence_length))), rows, max(1, min(rows, MICRO_BATCH_TOKENS // sequence_length))
+    )
+
+
+def rms(weight: Tensor) -> float:
+    values = np.asarray(weight.numpy(), dtype=np.float32)
+    return float(np.sqrt(np.mean(values * values)))
+
+
+def edited_layers(student: Decoder, teacher: Decoder) -> list[int]:
+    pairs = zip(student.config.attention, teacher.config.attention, strict=True)
+    return [i for i, (ours, theirs) in enumerate(pairs) if ours != theirs]
+
+
+def auto_rate(student: Decoder, teacher: Decoder, layers: list[int], factor: float) -> float:
+    """factor times the mean RMS of the teacher's o_proj; a third of it where queries, keys and values are inherited."""
+    scale = float(np.mean([rms(teacher.layers[i].self_attn.o_proj.weight) for i in layers]))
+    inherited = not any(isinstance(student.layers[i].self_attn, MLA) for i in layers)
+    return factor * scale / (3 if inherited else 1)
+
+
+def longer_runs_lower(steps: int) -> float:
+    """1 for short runs, falling to a half from 2,000 steps on."""
+    return min(1.0, max(0.5, math.sqrt(500 / steps)))

@@ -1,0 +1,165 @@
+"""The one training loop: both phases, and training from scratch, supply only the loss of a step."""
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save
+
+from attnedit.autograd import backward
+from attnedit.checkpoint import atomic_write
+from attnedit.distill.optimizer import AdamW
+from attnedit.distill.schedule import Schedule
+from attnedit.runtime import Event
+from attnedit.tensor import Tensor
+
+# One step's losses, by name; the first is the one to watch. Their sum is what the step descends.
+Losses = dict[str, Tensor]
+# Called after each finished step with (step, steps, tokens per second, the step's losses).
+OnStep = Callable[[int, int, dict[str, float]], None]
+
+
+class NotFinite(FloatingPointError):
+    """A loss or a parameter became NaN or Inf; the last good state is kept."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Where a loop keeps its state, and how often. A state is written beside and renamed: never half there."""
+
+    folder: Path
+    every_seconds: float = 60.0
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "state.safetensors"
+
+    def write(self, optimizer: AdamW, name: str) -> None:
+        state = optimizer.state()
+        for key, array in state.items():
+            if not np.isfinite(array).all():
+                raise NotFinite(f"[{name}] {key} holds NaN or Inf after step {optimizer.steps}; the state before is kept")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        atomic_write(self.path, save(state))
+
+    def read(self, optimizer: AdamW) -> None:
+        if self.path.exists():
+            optimizer.restore(load_file(self.path))
+
+
+@dataclass
+class Metrics:
+    """metrics.jsonl: a line per step. A run that was killed has written lines that it will write again: they go first."""
+
+    path: Path | None
+
+    def rewind(self, name: str, step: int) -> None:
+        """Drops the lines of `name` from `step` on, and whatever a kill left half written."""
+        if self.path is None or not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text().splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if row["name"] != name or row["step"] <= step:
+                kept.append(line + "\n")
+        atomic_write(self.path, "".join(kept))
+
+    def write(self, row: dict[str, Any]) -> None:
+        if self.path is not None:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def train(
+    name: str,
+    losses_of: Callable[[int], Losses],
+    optimizer: AdamW,
+    schedule: Schedule,
+    saved: Saved | None = None,
+    metrics: Metrics | None = None,
+    on_step: OnStep | None = None,
+) -> None:
+    """Runs steps optimizer.steps .. schedule.steps - 1. losses_of(step) runs forward and backward of one step.
+
+    Ctrl-C saves and is raised again. A step's losses are looked at while the next one computes.
+    """
+    if saved is not None:
+        saved.read(optimizer)
+    metrics = metrics or Metrics(None)
+    metrics.rewind(name, optimizer.steps)
+    last_saved = time.monotonic()
+    pending: tuple[int, float, Losses, Event] | None = None
+
+    def finish(waiting: tuple[int, float, Losses, Event]) -> None:
+        step, rate, losses, done = waiting
+        done.synchronize()
+        values = {key: float(loss.array[0]) for key, loss in losses.items()}
+        bad = [key for key, value in values.items() if not math.isfinite(value)]
+        if bad:
+            kept = f"; the last good state is {saved.path}" if saved is not None and saved.path.exists() else ""
+            raise NotFinite(f"[{name}] {bad[0]} is {values[bad[0]]} at step {step + 1} of {schedule.steps}{kept}")
+        metrics.write({"name": name, "step": step + 1, "rate": rate, **values})
+        if on_step is not None:
+            on_step(step + 1, schedule.steps, values)
+
+    with deferred_interrupt() as interrupted:
+        while optimizer.steps < schedule.steps and not interrupted():
+            step = optimizer.steps
+            rate = schedule.rate(step)
+            losses = losses_of(step)
+            optimizer.step(rate)
+            done = Event()
+            done.record()
+            if pending is not None:
+                finish(pending)
+            pending = (step, rate, losses, done)
+            if saved is not None and time.monotonic() - last_saved > saved.every_seconds:
+                finish(pending)
+                pending = None
+                saved.write(optimizer, name)
+                last_saved = time.monotonic()
+        if pending is not None:
+            finish(pending)
+        if saved is not None:
+            saved.write(optimizer, name)
+        if interrupted():
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C inside only sets a flag, so that a step is never cut in two. A second one interrupts at once."""
+    pressed = False
+
+    def press(signum: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def descend(losses: Losses) -> Losses:
+    """Runs the tape of a step's losses and lets go of it: what comes back holds values only."""
+    backward(list(losses.values()))
+    return {key: loss.detach() for key, loss in losses.items()}

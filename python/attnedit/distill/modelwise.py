@@ -1,0 +1,115 @@
+"""Phase 2: the student runs on its own hidden states and learns the teacher's next-token distribution.
+
+    loss = tau^2 KL(teacher || student)  over the whole vocabulary, a mean over tokens
+         + feature_weight * mean over layers and tokens of 1 - cos(h_S, h_T),   h = block outputs
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from attnedit import ops
+from attnedit.autograd import no_grad, total
+from attnedit.data import Batches
+from attnedit.distill.budget import Auto, auto_rate, edited_layers, longer_runs_lower, steps_for
+from attnedit.distill.loop import Losses, Metrics, Saved, descend, train
+from attnedit.distill.optimizer import AdamW, trainable
+from attnedit.distill.schedule import Schedule
+from attnedit.models import Decoder
+from attnedit.tensor import Array, Tensor, full
+
+Trainable = Literal["attention", "attention+norms", "all"]
+
+
+@dataclass(frozen=True)
+class ModelwiseOptions:
+    tokens: int = 4_000_000
+    learning_rate: float | Auto = "auto"  # auto: 0.03 x RMS(o_proj), a third of it for GateSWA
+    batch_tokens: int | Auto = "auto"  # auto: one row a step, up to 2,000 steps
+    feature_weight: float = 0.05
+    train: Trainable = "attention"
+    outside_attention: float = 0.2  # times the rate, for what else trains
+    temperature: float = 1.0
+    divergence: Literal["forward", "reverse", "jsd"] = "forward"
+    clip: float = 1.0
+    warmup: float = 0.05
+    final: float = 0.05
+    recompute: bool = False  # keep block outputs only and compute the rest again on the way back
+
+
+def modelwise(
+    student: Decoder,
+    teacher: Decoder,
+    tokens: Array,
+    options: ModelwiseOptions = ModelwiseOptions(),
+    folder: Path | None = None,
+    seed: int = 0,
+    on_step: Callable[[int, int, dict[str, float]], None] | None = None,
+) -> None:
+    """Trains the student in place on rows int32 [R, T]; with a folder, the same call continues after a kill."""
+    edited = edited_layers(student, teacher)
+    parameters, multipliers = _choose(student, edited, options)
+    optimizer = AdamW(parameters, clip=options.clip, multipliers=multipliers)
+    plan = steps_for(options.tokens, tokens.shape[1], options.batch_tokens)
+    rate = options.learning_rate
+    if rate == "auto":
+        rate = auto_rate(student, teacher, edited, 0.03 * longer_runs_lower(plan.steps))
+    batches = Batches(tokens, plan.rows, seed)
+    layers = student.config.num_hidden_layers
+
+    def losses_of(step: int) -> Losses:
+        rows = batches.batch(step)
+        sums: dict[str, Array | None] = {}
+        for part in plan.passes:
+            batch = np.ascontiguousarray(rows[part])
+            share = full((batch.size,), 1 / rows.size)
+            with_features = options.feature_weight > 0
+            theirs: list[Tensor] | None = [] if with_features else None
+            ours: list[Tensor] | None = [] if with_features else None
+            with no_grad():
+                target = teacher(batch, theirs)
+            hidden = student(batch, ours, options.recompute)
+            kl = ops.fused_kl(
+                hidden, student.head, target, teacher.head, share, options.divergence, options.temperature
+            )
+            losses = {"kl": kl.loss}
+            if theirs is not None and ours is not None:
+                weight = full((batch.size,), options.feature_weight / (rows.size * layers))
+                pairs = zip(ours, theirs, strict=True)
+                cosines = [ops.cosine_loss(h, t, weight) for h, t in pairs]
+                feature = cosines[0]
+                for cosine in cosines[1:]:
+                    feature = ops.add(feature, cosine)
+                losses["feature"] = feature
+            for key, loss in descend(losses).items():
+                sums[key] = total(sums.get(key), loss.array)
+        return {key: Tensor(value) for key, value in sums.items() if value is not None}
+
+    schedule = Schedule(float(rate), plan.steps, options.warmup, options.final)
+    saved = None if folder is None else Saved(folder)
+    metrics = None if folder is None else Metrics(folder / "metrics.jsonl")
+    train("modelwise", losses_of, optimizer, schedule, saved, metrics, on_step)
+    for parameter in parameters.values():
+        parameter.requires_grad, parameter.grad = False, None
+
+
+def _choose(
+    student: Decoder, edited: list[int], options: ModelwiseOptions
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Makes the chosen parameters trainable copies; what is not chosen stays shared with the teacher."""
+    attention = tuple(f"layers.{i}.self_attn." for i in edited)
+
+    def chosen(path: str) -> bool:
+        if options.train == "all" or path.startswith(attention):
+            return True
+        return options.train == "attention+norms" and (path == "norm.weight" or "layernorm.weight" in path)
+
+    multipliers = {}
+    for path, parameter in list(student.named_parameters()):
+        if chosen(path):
+            student.set_parameter(path, trainable(parameter))
+            multipliers[path] = 1.0 if path.startswith(attention) else options.outside_attention
+    return {path: p for path, p in student.named_parameters() if path in multipliers}, multipliers

@@ -1,0 +1,98 @@
+"""Teacher and student on the same tokens: losses, divergence, agreement, by position."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from attnedit import ops, runtime
+from attnedit.autograd import no_grad
+from attnedit.models import Decoder
+from attnedit.tensor import Array, full
+
+BATCH_TOKENS = 4096
+MOST_CURVE_POINTS = 32
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Means over all predicted tokens of the held-out rows; curves are means by position, early to late."""
+
+    tokens: int
+    teacher_nll: float  # nats per token
+    student_nll: float
+    kl: float  # KL(teacher || student), nats per token
+    top1_agreement: float
+    positions: list[int]  # the first position of each point of the curves
+    teacher_nll_by_position: list[float]
+    student_nll_by_position: list[float]
+    kl_by_position: list[float]
+    teacher_tokens_per_second: float  # forward passes, this machine
+    student_tokens_per_second: float
+
+
+def batches(rows: list[Array]) -> Iterator[tuple[Array, Array]]:
+    """Neighbouring rows padded with 0 to one length: (tokens [B, T], labels [B, T] with -1 where nothing follows)."""
+    i = 0
+    while i < len(rows):
+        longest, j = 0, i
+        while j < len(rows) and max(longest, len(rows[j])) * (j + 1 - i) <= max(BATCH_TOKENS, len(rows[i])):
+            longest, j = max(longest, len(rows[j])), j + 1
+        tokens = np.zeros((j - i, longest), np.int32)
+        labels = np.full((j - i, longest), -1, np.int32)
+        for b, row in enumerate(rows[i:j]):
+            tokens[b, : len(row)] = row
+            labels[b, : len(row) - 1] = row[1:]
+        yield tokens, labels
+        i = j
+
+
+def evaluate(student: Decoder, teacher: Decoder, heldout: list[Array]) -> Comparison:
+    """heldout: int32 rows, a document each, at least two tokens long."""
+    if student.config.vocab_size != teacher.config.vocab_size:
+        raise ValueError(
+            f"[evaluate] student and teacher must share a vocabulary, got {student.config.vocab_size} "
+            f"and {teacher.config.vocab_size}"
+        )
+    rows = [row for row in heldout if len(row) >= 2]
+    if not rows:
+        raise ValueError("[evaluate] heldout must have a row of at least 2 tokens, got none")
+    longest = max(len(row) for row in rows) - 1
+    sums = np.zeros((5, longest))  # by position: count, teacher nll, student nll, kl, agreement
+    seconds = {"teacher": 0.0, "student": 0.0}
+    seen = 0
+    with no_grad():
+        for tokens, labels in batches(rows):
+            flat, ones = labels.reshape(-1), full((labels.size,), 1.0)
+            hidden, predicted = {}, {}
+            for name, model in (("teacher", teacher), ("student", student)):
+                runtime.synchronize()
+                begun = time.perf_counter()
+                hidden[name] = model(tokens)
+                predicted[name] = ops.cross_entropy(hidden[name], model.head, flat, ones)
+                runtime.synchronize()
+                seconds[name] += time.perf_counter() - begun
+            each = ops.fused_kl(hidden["student"], student.head, hidden["teacher"], teacher.head, ones).each
+            counted = labels >= 0
+            agree = predicted["teacher"].argmax.numpy() == predicted["student"].argmax.numpy()
+            values = (np.ones(labels.size), predicted["teacher"].nll.numpy(), predicted["student"].nll.numpy(),
+                      each.numpy(), agree)  # fmt: skip
+            for total, value in zip(sums, values, strict=True):
+                by_position = np.where(counted, value.reshape(labels.shape), 0).sum(0, dtype=np.float64)
+                total[: min(longest, len(by_position))] += by_position[:longest]
+            seen += tokens.size
+    count, teacher_nll, student_nll, kl, agreement = sums.sum(1)
+    curves, positions = _curves(sums)
+    return Comparison(
+        int(count), teacher_nll / count, student_nll / count, kl / count, agreement / count, positions, *curves,
+        seen / seconds["teacher"], seen / seconds["student"],
+    )  # fmt: skip
+
+
+def _curves(sums: Array) -> tuple[list[list[float]], list[int]]:
+    """Means by position, in at most MOST_CURVE_POINTS groups of neighbouring positions."""
+    length = sums.shape[1]
+    edges = np.unique(np.linspace(0, length, min(length, MOST_CURVE_POINTS) + 1).astype(int))[:-1]
+    grouped = np.add.reduceat(sums, edges, axis=1)
+    return [list(map(float, grouped[k] / np.maximum(grouped[0], 1))) for k in (1, 2, 3)], [int(e) for e in edges]

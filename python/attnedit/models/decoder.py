@@ -1,0 +1,138 @@
+"""Decoder: the pre-norm transformer that all families share; what differs between layers is their attention."""
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from attnedit import ops
+from attnedit.autograd import recompute
+from attnedit.nn import (
+    GQA,
+    MLA,
+    MLP,
+    Embedding,
+    GateSWA,
+    GateSWAConfig,
+    GQAConfig,
+    Linear,
+    MLAConfig,
+    Module,
+    RMSNorm,
+    Rope,
+    RopeParameters,
+)
+from attnedit.tensor import Array, Tensor
+
+AttentionConfig: TypeAlias = GQAConfig | GateSWAConfig | MLAConfig
+Attention: TypeAlias = GQA | GateSWA | MLA
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Hugging Face's keys, and one attention per layer."""
+
+    model_type: str  # the family that the unedited weights come from
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    rms_norm_eps: float
+    tie_word_embeddings: bool
+    rope: RopeParameters
+    attention: tuple[AttentionConfig, ...]
+    mlp_bias: bool = False
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+
+    @property
+    def num_hidden_layers(self) -> int:
+        return len(self.attention)
+
+    def kv_numbers(self, length: int) -> int:
+        """Numbers in the key-value cache of all layers after `length` tokens."""
+        return sum(layer.cached_numbers(length) for layer in self.attention)
+
+
+def make_attention(config: DecoderConfig, layer: int, ropes: dict[int, Rope]) -> Attention:
+    """An attention whose parameters are unset. Layers of one rotary width share its tables through `ropes`."""
+    c = config.attention[layer]
+    dim = c.qk_rope_head_dim if isinstance(c, MLAConfig) else c.head_dim
+    rope = ropes.setdefault(dim, Rope(config.rope, dim))
+    if isinstance(c, MLAConfig):
+        return MLA(config.hidden_size, c, rope)
+    if isinstance(c, GateSWAConfig):
+        return GateSWA(config.hidden_size, c, rope)
+    return GQA(config.hidden_size, c, rope)
+
+
+class Block(Module):
+    """h + attention(norm(h)), then h + mlp(norm(h))."""
+
+    def __init__(self, config: DecoderConfig, layer: int, ropes: dict[int, Rope]) -> None:
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn: Attention = make_attention(config, layer, ropes)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config.hidden_size, config.intermediate_size, config.mlp_bias)
+
+    def after_attention(self, h: Tensor, a: Tensor) -> Tensor:
+        """The rest of the block, given the attention's output a for h."""
+        h = ops.add(h, a)
+        return ops.add(h, self.mlp(self.post_attention_layernorm(h)))
+
+    def __call__(self, h: Tensor) -> Tensor:
+        return self.after_attention(h, self.self_attn(self.input_layernorm(h)))
+
+
+class Decoder(Module):
+    """tokens int32 [B, T] -> hidden states [B, T, hidden_size] after the final norm; logits = hidden head^T."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        self.config = config
+        ropes: dict[int, Rope] = {}
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
+        self.layers = [Block(config, i, ropes) for i in range(config.num_hidden_layers)]
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.lm_head = None if config.tie_word_embeddings else Linear(config.hidden_size, config.vocab_size)
+
+    @property
+    def head(self) -> Tensor:
+        """[vocab_size, hidden_size]"""
+        return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    def __call__(
+        self, tokens: Array, features: list[Tensor] | None = None, recompute_blocks: bool = False
+    ) -> Tensor:
+        """features collects every block's output; recompute_blocks keeps only these for the way back."""
+        h = self.embed_tokens(tokens)
+        for block in self.layers:
+            h = recompute(block, h) if recompute_blocks else block(h)
+            if features is not None:
+                features.append(h)
+        return self.norm(h)
+
+    def logits(self, tokens: Array) -> Tensor:
+        """[B, T, vocab_size]: for few tokens; the losses never hold them."""
+        return ops.linear(self(tokens), self.head)
+
+    def num_parameters(self) -> int:
+        return sum(parameter.size for parameter in self.parameters())
+
+    def __repr__(self) -> str:
+        kinds: dict[str, int] = {}
+        for block in self.layers:
+            kind = type(block.self_attn).__name__
+            kinds[kind] = kinds.get(kind, 0) + 1
+        layers = " + ".join(f"{n} {kind}" for kind, n in kinds.items())
+        return f"Decoder({self.config.model_type}, {self.num_parameters():,} parameters, layers: {layers})"
+
+
+def config_summary(config: DecoderConfig) -> dict[str, Any]:
+    """What people want to know of a model before its weights."""
+    first = config.attention[0]
+    return {
+        "model_type": config.model_type,
+        "layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "heads": first.num_attention_heads,
+        "vocab_size": config.vocab_size,
+        "kv_numbers_per_token": config.kv_numbers(1),
+    }

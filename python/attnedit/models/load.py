@@ -1,0 +1,67 @@
+"""A Hugging Face folder -> Decoder: memory-mapped, nothing copied but the norms."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from attnedit.checkpoint import Checkpoint
+from attnedit.models.decoder import Decoder
+from attnedit.tensor import Array, borrow, tensor
+
+_NOT_A_FAMILY = {"__init__", "decoder", "load"}
+
+
+def known_model_types() -> list[str]:
+    """The families that can be read: a file each, beside this one."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _NOT_A_FAMILY)
+
+
+def family_of(raw: dict[str, Any]) -> ModuleType:
+    model_type = raw.get("model_type")
+    if model_type not in known_model_types():
+        raise ValueError(f"[config.json] model_type must be one of {', '.join(known_model_types())}, got {model_type!r}")
+    return importlib.import_module(f"attnedit.models.{model_type}")
+
+
+def load(folder: str | Path) -> Decoder:
+    """Reads a folder of any known model_type. Matrices stay in their storage type, mapped from the file.
+
+    Raises OSError for files that cannot be read and ValueError for contents that do not fit, one line each.
+    """
+    checkpoint = Checkpoint.open(Path(folder))
+    family = family_of(checkpoint.config)
+    decoder = Decoder(family.decoder_config(checkpoint.config))
+    set_parameters(decoder, checkpoint.tensors, family.tensor_name)
+    return decoder
+
+
+def set_parameters(decoder: Decoder, tensors: Mapping[str, Array], tensor_name: Any) -> None:
+    """Points every parameter at its array; all must be there, of the right shape, finite."""
+    for path, parameter in list(decoder.named_parameters()):
+        name = tensor_name(path)
+        if name not in tensors:
+            raise ValueError(f"[load] tensor {name} of shape {parameter.shape} is missing from the checkpoint")
+        array = tensors[name]
+        if array.shape != parameter.shape:
+            raise ValueError(f"[load] tensor {name} must have shape {parameter.shape}, got {array.shape}")
+        if array.dtype.name not in ("float32", "bfloat16", "float16"):
+            raise ValueError(f"[load] tensor {name} must be float32, bfloat16 or float16, got {array.dtype}")
+        if not all_finite(array):
+            raise ValueError(f"[load] tensor {name} holds NaN or Inf")
+        decoder.set_parameter(path, tensor(array) if array.ndim == 1 else borrow(array))
+
+
+def all_finite(array: Array) -> bool:
+    """Whether no exponent is all ones; by bits, a block at a time, since bfloat16 arithmetic in numpy is slow."""
+    unsigned, exponent = {
+        "float32": (np.uint32, 0x7F800000), "bfloat16": (np.uint16, 0x7F80), "float16": (np.uint16, 0x7C00)
+    }[array.dtype.name]  # fmt: skip
+    bits = array.reshape(-1).view(unsigned)
+    step = 1 << 22
+    return not any(
+        ((bits[i : i + step] & unsigned(exponent)) == exponent).any() for i in range(0, bits.size, step)
+    )

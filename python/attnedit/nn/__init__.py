@@ -1,0 +1,30 @@
+"""Layers: parameters and the order of operations on them.
+
+Attribute names are Hugging Face's, so a parameter's path is its tensor name. `u` is the normed hidden state that feeds
+an attention, [B, T, hidden_size].
+"""
+
+from attnedit.nn.gate_swa import GateSWA, GateSWAConfig
+from attnedit.nn.gqa import GQA, GQAConfig
+from attnedit.nn.linear import Embedding, Linear
+from attnedit.nn.mla import MLA, MLAConfig
+from attnedit.nn.mlp import MLP
+from attnedit.nn.module import Module
+from attnedit.nn.rms_norm import RMSNorm
+from attnedit.nn.rope import Rope, RopeParameters
+
+__all__ = [
+    "GQA",
+    "MLA",
+    "MLP",
+    "Embedding",
+    "GQAConfig",
+    "GateSWA",
+    "GateSWAConfig",
+    "Linear",
+    "MLAConfig",
+    "Module",
+    "RMSNorm",
+    "Rope",
+    "RopeParameters",
+]

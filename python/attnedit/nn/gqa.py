@@ -1,0 +1,56 @@
+"""Grouped-query attention: the sources' own (llama, qwen2, qwen3)."""
+
+from dataclasses import dataclass
+
+from attnedit import ops
+from attnedit.nn.linear import Linear
+from attnedit.nn.module import Module
+from attnedit.nn.rms_norm import RMSNorm
+from attnedit.nn.rope import Rope
+from attnedit.tensor import Tensor
+
+
+@dataclass(frozen=True)
+class GQAConfig:
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    qk_norm: bool = False  # an RMSNorm over every head of queries and keys, before the rotation (Qwen3)
+    qkv_bias: bool = False  # Qwen2
+    o_bias: bool = False
+    norm_eps: float = 1e-6
+    sliding_window: int | None = None  # None: every earlier key
+
+    def cached_numbers(self, length: int) -> int:
+        """Numbers in the cache after `length` tokens."""
+        kept = length if self.sliding_window is None else min(length, self.sliding_window)
+        return kept * 2 * self.num_key_value_heads * self.head_dim
+
+
+class GQA(Module):
+    def __init__(self, hidden_size: int, config: GQAConfig, rope: Rope) -> None:
+        c = config
+        self.config = config
+        self.rope = rope
+        self.q_proj = Linear(hidden_size, c.num_attention_heads * c.head_dim, c.qkv_bias)
+        self.k_proj = Linear(hidden_size, c.num_key_value_heads * c.head_dim, c.qkv_bias)
+        self.v_proj = Linear(hidden_size, c.num_key_value_heads * c.head_dim, c.qkv_bias)
+        self.o_proj = Linear(c.num_attention_heads * c.head_dim, hidden_size, c.o_bias)
+        self.q_norm = RMSNorm(c.head_dim, c.norm_eps) if c.qk_norm else None
+        self.k_norm = RMSNorm(c.head_dim, c.norm_eps) if c.qk_norm else None
+
+    def attend(self, u: Tensor, gate: Tensor | None = None, activation: str = "sigmoid") -> Tensor:
+        """The heads' outputs side by side, before o_proj: [B, T, num_attention_heads * head_dim]."""
+        c = self.config
+        cos, sin = self.rope.tables(u.shape[1])
+        q, k, v = self.q_proj(u), self.k_proj(u), self.v_proj(u)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q = ops.rope(q, cos, sin, c.num_attention_heads)
+        k = ops.rope(k, cos, sin, c.num_key_value_heads)
+        window = c.sliding_window or 0
+        heads = c.num_attention_heads, c.num_key_value_heads
+        return ops.attention(q, k, v, *heads, c.head_dim**-0.5, window, gate, activation)
+
+    def __call__(self, u: Tensor) -> Tensor:
+        return self.o_proj(self.attend(u))

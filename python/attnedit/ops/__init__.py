@@ -1,0 +1,24 @@
+"""Differentiable functions over the kernels: each allocates its outputs, launches, and records its backward.
+
+Activations are [B, T, width]; heads lie side by side in the last dimension. N below is B * T.
+"""
+
+from attnedit.ops.attention import attention, mla_compress, mla_expand
+from attnedit.ops.layers import add, embedding, linear, rms_norm, rope, swiglu
+from attnedit.ops.losses import cosine_loss, cross_entropy, fused_kl, fused_mse
+
+__all__ = [
+    "add",
+    "attention",
+    "cosine_loss",
+    "cross_entropy",
+    "embedding",
+    "fused_kl",
+    "fused_mse",
+    "linear",
+    "mla_compress",
+    "mla_expand",
+    "rms_norm",
+    "rope",
+    "swiglu",
+]

@@ -1,0 +1,100 @@
+"""What a decoder is made of besides attention."""
+
+from collections.abc import Sequence
+
+from attnedit import _core
+from attnedit.autograd import grad_of, record, total
+from attnedit.tensor import Array, Tensor, empty
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """y = x weight^T + bias.   x [..., I], weight [O, I], bias [O] -> y [..., O]"""
+    y = empty((*x.shape[:-1], weight.shape[0]))
+    _core.gemm_forward(x.array, weight.array, None if bias is None else bias.array, y.array)
+
+    def back(grads: list[Array | None]) -> Sequence[Array | None]:
+        dy = grads[0]
+        dx = None
+        if x.requires_grad:
+            dx = _core.empty(x.shape, x.dtype)
+            _core.gemm_input_backward(dy, weight.array, dx)
+        if weight.requires_grad:
+            dbias = grad_of(bias) if bias is not None and bias.requires_grad else None
+            _core.gemm_weight_backward(dy, x.array, grad_of(weight), dbias)
+        return (dx, None) if bias is None else (dx, None, None)
+
+    record((y,), (x, weight) if bias is None else (x, weight, bias), back)
+    return y
+
+
+def embedding(tokens: Array, table: Tensor) -> Tensor:
+    """Rows of table.   tokens int32 [B, T], table [V, D] -> [B, T, D]"""
+    y = empty((*tokens.shape, table.shape[1]))
+    _core.embedding_forward(tokens, table.array, y.array)
+
+    def back(grads: list[Array | None]) -> Sequence[Array | None]:
+        _core.embedding_backward(grads[0], tokens, grad_of(table))
+        return (None,)
+
+    record((y,), (table,), back)
+    return y
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x * weight / sqrt(mean(x^2) + eps) over the last len(weight) numbers: a row, or head by head.   [..., n * len(weight)]"""
+    y = empty(x.shape)
+    rstd = empty((x.size // weight.size,))
+    _core.rms_norm_forward(x.array, weight.array, eps, y.array, rstd.array)
+
+    def back(grads: list[Array | None]) -> Sequence[Array | None]:
+        dx: Array = _core.empty(x.shape, x.dtype)
+        dweight = grad_of(weight) if weight.requires_grad else None
+        _core.rms_norm_backward(grads[0], x.array, weight.array, rstd.array, dx, dweight)
+        return (dx, None)
+
+    record((y,), (x, weight), back)
+    return y
+
+
+def rope(
+    x: Tensor, cos: Tensor, sin: Tensor, heads: int, start: int = 0, offset: int = 0, interleaved: bool = False
+) -> Tensor:
+    """Rotates the dims [offset, offset + P) of every head by position; the rest is copied.
+
+    x [B, T, heads * K]; cos, sin [S, P / 2], row start + t for position t. Half split as Hugging Face's default, or
+    interleaved pairs as DeepSeek. Su et al. 2021 (arXiv 2104.09864).
+    """
+    y = empty(x.shape)
+    _core.rope_forward(x.array, cos.array, sin.array, start, heads, offset, interleaved, y.array)
+
+    def back(grads: list[Array | None]) -> Sequence[Array | None]:
+        dx: Array = _core.empty(x.shape, x.dtype)
+        _core.rope_backward(grads[0], cos.array, sin.array, start, heads, offset, interleaved, dx)
+        return (dx,)
+
+    record((y,), (x,), back)
+    return y
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up, element by element. Shazeer 2020 (arXiv 2002.05202)."""
+    y = empty(gate.shape)
+    _core.swiglu_forward(gate.array, up.array, y.array)
+
+    def back(grads: list[Array | None]) -> Sequence[Array | None]:
+        dgate: Array = _core.empty(gate.shape, gate.dtype)
+        dup: Array = _core.empty(up.shape, up.dtype)
+        _core.swiglu_backward(grads[0], gate.array, up.array, dgate, dup)
+        return (dgate, dup)
+
+    record((y,), (gate, up), back)
+    return y
+
+
+def add(a: Tensor, b: Tensor) -> Tensor:
+    """a + b of equal shape: the residual stream; or of two losses."""
+    array = total(a.array, b.array)
+    assert array is not None
+    y = Tensor(array)
+    record((y,), (a, b), lambda grads: (grads[0], grads[0]))
+    return y
