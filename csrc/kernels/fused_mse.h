@@ -10,7 +10,7 @@ namespace attnedit::kernels {
 // Energy-normalised squared error: 1 is what a zero output scores, 0 is perfect.
 //   loss = sum_n w_n |student_n - teacher_n|^2 / (sum_n w_n |teacher_n|^2 + eps)
 //   dstudent = 2 w_n (student_n - teacher_n) / (the same denominator), overwritten, may be absent
-//   energy (2): numerator and denominator, so that a caller can add up batches exactly
+//   energy (2): the two sums, without eps, so that a caller can add up batches exactly
 int64_t fused_mse_workspace(int64_t N);
 Task fused_mse(View<const float, 2> student, View<const float, 2> teacher, View<const float, 1> weights, float eps,
                View<float, 1> loss, View<float, 1> energy, View<float, 2> dstudent, View<float, 1> workspace);

@@ -27,8 +27,14 @@ Task gemm_weight_backward(View<const float, 2> dy, View<const float, 2> x, View<
 void gemm_tile(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a,
                int64_t lda, const float* b, int64_t ldb, float beta, float* c, int64_t ldc);
 
+// The same, cut into tiles that the threads share. Tiles depend on m, n and k only.
+void gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda,
+          const float* b, int64_t ldb, float beta, float* c, int64_t ldc);
+
 // rows [begin, end) of weight as float32: the rows themselves, or widened into buffer ((end - begin) * I floats).
 const float* widened_rows(WeightView<2> weight, int64_t begin, int64_t end, float* buffer);
+// The same, shared by the threads.
+const float* widened_block(WeightView<2> weight, int64_t begin, int64_t end, float* buffer);
 
 // The name of the processor that OpenBLAS chose its kernels for, and its version string.
 const char* blas_core_name();

@@ -27,6 +27,17 @@ class FlushSubnormals {
 #endif
 };
 
+// While alive, OpenMP regions that a library opens from this thread have one thread. A library's own setting is not
+// enough: OpenBLAS follows OpenMP's, which every thread of the program starts with afresh.
+class SingleThreadedLibrary {
+ public:
+  SingleThreadedLibrary() : saved_(omp_get_max_threads()) { omp_set_num_threads(1); }
+  ~SingleThreadedLibrary() { omp_set_num_threads(saved_); }
+
+ private:
+  int saved_;
+};
+
 // Calls f(begin, end) on contiguous ranges that cover [0, n): at most one per thread, none shorter than grain.
 // f must give the same bits however the range is cut, and must not throw.
 template <class F>

@@ -34,16 +34,32 @@ typedef int32_t IntVec __attribute__((vector_size(kLanes * 4)));
 }
 [[maybe_unused]] inline void store_part(float* p, Vec v, int64_t n) { std::memcpy(p, &v, n * sizeof(float)); }
 
-// Lanes are added in one fixed order, so that a sum has the same bits wherever it is taken.
+// Folds the upper half of the lanes onto the lower half until one is left: a fixed order, so that a sum has the same
+// bits wherever it is taken. By shuffles, because GCC sends single lanes, and their whole loop, through memory.
+template <class V, class F>
+inline float fold(V v, const F& f) {
+  if constexpr (sizeof(V) == 64)
+    return fold(f(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7),
+                  __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15)),
+                f);
+  else if constexpr (sizeof(V) == 32)
+    return fold(f(__builtin_shufflevector(v, v, 0, 1, 2, 3), __builtin_shufflevector(v, v, 4, 5, 6, 7)), f);
+  else if constexpr (sizeof(V) == 16)
+    return fold(f(__builtin_shufflevector(v, v, 0, 1), __builtin_shufflevector(v, v, 2, 3)), f);
+  else
+    return f(v[0], v[1]);
+}
 [[maybe_unused]] inline float sum(Vec v) {
-  for (int half = kLanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) v[i] += v[i + half];
-  return v[0];
+  return fold(v, [](auto a, auto b) { return a + b; });
 }
 [[maybe_unused]] inline float max_lane(Vec v) {
-  for (int half = kLanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) v[i] = v[i] > v[i + half] ? v[i] : v[i + half];
-  return v[0];
+  return fold(v, [](auto a, auto b) { return a > b ? a : b; });
+}
+[[maybe_unused]] inline IntVec lane_numbers() {
+  constexpr int32_t numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  IntVec v;
+  std::memcpy(&v, numbers, sizeof v);
+  return v;
 }
 
 constexpr float kLog2E = 1.44269504088896340736f;
@@ -51,8 +67,8 @@ constexpr float kLn2 = 0.69314718055994530942f;
 
 // 2^x to 1.2e-7 relative; exactly 0 below 2^-126, so that masked scores never make subnormals. Finite x <= 127.
 [[maybe_unused]] inline Vec exp2(Vec x) {
-  const Vec bounded = max(x, splat(-126.f));
-  const Vec magic = splat(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer
+  const Vec bounded = max(splat(-126.f), x);  // in this order a NaN stays a NaN
+  const Vec magic = splat(12582912.f);        // 1.5 * 2^23: adding it rounds to an integer
   const Vec whole = (bounded + magic) - magic;
   const Vec f = bounded - whole;
   Vec p = splat(0.00132765f);

@@ -13,9 +13,26 @@ import os as _os
 # Idle OpenMP threads must not hold the core that Python needs between two kernels; read when _core loads.
 _os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
+from attnedit import distill
+from attnedit.edit import MLA, GateSWA, edit
+from attnedit.evaluate import evaluate
+from attnedit.export import export
 from attnedit.models import Decoder, load
 from attnedit.runtime import set_num_threads, show_config
 from attnedit.tensor import Tensor, tensor
 
 __version__ = "0.1.0"
-__all__ = ["Decoder", "Tensor", "load", "set_num_threads", "show_config", "tensor"]
+__all__ = [
+    "MLA",
+    "Decoder",
+    "GateSWA",
+    "Tensor",
+    "distill",
+    "edit",
+    "evaluate",
+    "export",
+    "load",
+    "set_num_threads",
+    "show_config",
+    "tensor",
+]

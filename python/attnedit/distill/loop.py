@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import threading
 import time
@@ -37,7 +38,7 @@ class Saved:
     """Where a loop keeps its state, and how often. A state is written beside and renamed: never half there."""
 
     folder: Path
-    every_seconds: float = 60.0
+    every_seconds: float = float(os.environ.get("ATTNEDIT_SAVE_SECONDS", "60"))
 
     @property
     def path(self) -> Path:

@@ -19,7 +19,9 @@ from attnedit.distill.loop import Losses, Metrics, Saved, descend, train
 from attnedit.distill.optimizer import AdamW, trainable
 from attnedit.distill.schedule import Schedule
 from attnedit.models import Decoder
-from attnedit.tensor import Array, Tensor, full
+from attnedit.tensor import Array, Tensor, full, tensor
+
+PROBE_ROWS = 16  # training rows on which a phase must not end worse than it began
 
 Trainable = Literal["attention", "attention+norms", "all"]
 
@@ -40,6 +42,13 @@ class ModelwiseOptions:
     recompute: bool = False  # keep block outputs only and compute the rest again on the way back
 
 
+@dataclass(frozen=True)
+class ModelwiseResult:
+    probe_kl_before: float
+    probe_kl_after: float
+    kept: bool  # False: training made it worse on the probe, so the start was put back
+
+
 def modelwise(
     student: Decoder,
     teacher: Decoder,
@@ -48,10 +57,15 @@ def modelwise(
     folder: Path | None = None,
     seed: int = 0,
     on_step: Callable[[int, int, dict[str, float]], None] | None = None,
-) -> None:
-    """Trains the student in place on rows int32 [R, T]; with a folder, the same call continues after a kill."""
+) -> ModelwiseResult:
+    """Trains the student in place on rows int32 [R, T]; with a folder, the same call continues after a kill.
+
+    A phase never ends worse than it began: if KL on a few training rows has risen, the start is put back.
+    """
+    before = probe_kl(student, teacher, tokens)
     edited = edited_layers(student, teacher)
     parameters, multipliers = _choose(student, edited, options)
+    start = {path: parameter.numpy().copy() for path, parameter in parameters.items()}
     optimizer = AdamW(parameters, clip=options.clip, multipliers=multipliers)
     plan = steps_for(options.tokens, tokens.shape[1], options.batch_tokens)
     rate = options.learning_rate
@@ -94,6 +108,24 @@ def modelwise(
     train("modelwise", losses_of, optimizer, schedule, saved, metrics, on_step)
     for parameter in parameters.values():
         parameter.requires_grad, parameter.grad = False, None
+    after = probe_kl(student, teacher, tokens)
+    if not after <= before:
+        for path, values in start.items():
+            student.set_parameter(path, tensor(values))
+    return ModelwiseResult(before, after, after <= before)
+
+
+def probe_kl(student: Decoder, teacher: Decoder, tokens: Array) -> float:
+    """KL(teacher || student), nats per token, on the first rows."""
+    sum_kl = 0.0
+    rows = tokens[:PROBE_ROWS]
+    with no_grad():
+        for row in rows:
+            batch = np.ascontiguousarray(row[None])
+            weights = full((batch.size,), 1 / rows.size)
+            kl = ops.fused_kl(student(batch), student.head, teacher(batch), teacher.head, weights)
+            sum_kl += kl.loss.item()
+    return sum_kl
 
 
 def _choose(

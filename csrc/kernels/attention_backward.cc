@@ -1,0 +1,313 @@
+#include "kernels/attention_tile.h"
+#include "simd/isa.h"
+
+namespace attnedit::kernels {
+struct AttentionBackward {
+  AttentionSizes sizes;
+  const float *dy, *q, *k, *v, *gate, *o, *lse;
+  float *dq, *dk, *dv, *dgate;
+  float scale;
+};
+
+// One key head's keys and values, and one of its query heads, packed for the products.
+struct PackedKeys {
+  float *k, *k_transposed, *v_transposed;
+};
+struct PackedQueries {
+  float *q, *d_o, *delta;
+};
+}  // namespace attnedit::kernels
+
+// Either one item does everything for a key head, or the work is cut finer at the price of computing the scores twice:
+// blocks of keys own dk and dv, blocks of queries own dq. The sums have the same terms in the same order both ways.
+ATTNEDIT_LOOPS(void attention_pack_keys(const AttentionBackward& f, int64_t b, int64_t g, int64_t k0, PackedKeys keys);
+               void attention_pack_queries(const AttentionBackward& f, int64_t b, int64_t h, int64_t q0,
+                                           PackedQueries queries);
+               void attention_backward_head(const AttentionBackward& f, int64_t b, int64_t h, PackedKeys keys,
+                                            PackedQueries queries, float* dk, float* dv, float* scratch);
+               void attention_backward_keys(const AttentionBackward& f, int64_t b, int64_t h, int64_t k0,
+                                            PackedKeys keys, PackedQueries queries, float* dk, float* dv,
+                                            float* scratch);
+               void attention_backward_queries(const AttentionBackward& f, int64_t b, int64_t h, int64_t q0,
+                                               PackedKeys keys, PackedQueries queries, float* scratch);
+               void attention_store_keys(const AttentionBackward& f, int64_t b, int64_t g, int64_t k0, int64_t n,
+                                         const float* dk, const float* dv);)
+
+#ifdef ATTNEDIT_ISA
+namespace attnedit::kernels::ATTNEDIT_ISA {
+namespace {
+
+// do = activation(gate) * dy,   dgate = activation'(gate) * dy * o, summed over the head where the gate is per head
+// Returns delta = sum(do * o), by which softmax's gradient is centred.
+float gate_backward(const AttentionSizes& s, const float* gate, const float* dy, const float* o, float* d_o,
+                    float* dgate) {
+  Vec delta{}, slopes{};
+  for (int64_t j = 0; j < s.Kv; j += kLanes) {
+    const Vec dy_j = load_row(dy, j, s.Kv), o_j = load_row(o, j, s.Kv);
+    Vec d_o_j = dy_j;
+    if (s.gate_width) {
+      const Vec x = s.gate_width == 1 ? splat(gate[0]) : load_row(gate, j, s.Kv);
+      const Vec slope = activation_slope(s, x) * dy_j * o_j;
+      d_o_j = activation(s, x) * dy_j;
+      slopes += slope;
+      if (s.gate_width > 1) store_row(dgate, j, s.Kv, slope);
+    }
+    delta += d_o_j * o_j;
+    store(d_o + j, d_o_j);
+  }
+  if (s.gate_width == 1) dgate[0] = sum(slopes);
+  return sum(delta);
+}
+
+// Of one row: scores become probabilities p = 2^(score log2 e - lse), and dp becomes ds = p * (dp - delta). Exact
+// zeros up to n outside the keys that it sees.
+void softmax_backward_row(float* p, float* ds, Band seen, int64_t n, float scale, float lse, float delta) {
+  const int64_t end = round_up(n, kLanes);
+  const auto zero = [&](int64_t from, int64_t to) {
+    for (int64_t j = from; j < to; ++j) p[j] = ds[j] = 0;
+  };
+  if (seen.begin >= seen.end) return zero(0, end);
+  for (int64_t j = seen.begin / kLanes * kLanes; j < seen.end; j += kLanes) {
+    const Vec p_j = exp2(load(p + j) * scale - lse);
+    store(p + j, p_j);
+    store(ds + j, p_j * (load(ds + j) - delta));
+  }
+  zero(0, seen.begin);
+  zero(seen.end, end);
+}
+
+// One block of queries by one block of keys: adds what it contributes to dq, or to dk and dv, where they are given.
+// All pointers are those of the whole head, but dq, dk and dv, which begin with the block.
+//   p = 2^(scale log2 e q k^T - lse)   dv += p^T do   ds = p * (do v^T - delta)   dq += ds k   dk += ds^T q
+// The factor scale of dq and dk is applied when they are complete.
+void backward_block(const AttentionBackward& f, const float* lse, PackedKeys keys, PackedQueries queries, int64_t q0,
+                    int64_t k0, float* dq, float* dk, float* dv, float* scratch) {
+  const auto& s = f.sizes;
+  const int64_t rows = least(kQueries, s.T - q0), n = least(kKeys, s.T - k0);
+  const int64_t k_row = row_stride(s.K), v_row = row_stride(s.Kv);
+  const int64_t K = round_up(s.K, kLanes), Kv = round_up(s.Kv, kLanes);
+  const float *q = queries.q + q0 * k_row, *d_o = queries.d_o + q0 * v_row;
+  float *p = scratch, *ds = scratch + kQueries * kScoreRow;
+  scores(s, q0, rows, k0, n, s.K, {q, k_row, 1}, keys.k_transposed + k0 * s.K, p);
+  scores(s, q0, rows, k0, n, s.Kv, {d_o, v_row, 1}, keys.v_transposed + k0 * s.Kv, ds);
+  for (int64_t i = 0; i < rows; ++i)
+    softmax_backward_row(p + i * kScoreRow, ds + i * kScoreRow, keys_seen(s, q0 + i, 1, k0, n), n, f.scale * kLog2E,
+                         lse[q0 + i], queries.delta[q0 + i]);
+  if (dk) {
+    const auto seen_by = [&](int64_t m, int64_t count) -> Band {
+      return {most(0, k0 + m - q0), least(rows, k0 + m + count - 1 + s.window - q0)};
+    };
+    banded_product(n, Kv, {p, 1, kScoreRow}, {d_o, v_row, kTileWidth}, dv, v_row, seen_by);
+    banded_product(n, K, {ds, 1, kScoreRow}, {q, k_row, kTileWidth}, dk, k_row, seen_by);
+  }
+  if (dq) {
+    const auto seen = [&](int64_t m, int64_t count) { return keys_seen(s, q0 + m, count, k0, n); };
+    banded_product(rows, K, {ds, kScoreRow, 1}, {keys.k + k0 * k_row, k_row, kTileWidth}, dq, k_row, seen);
+  }
+}
+
+// The first block of keys that the queries from q0 see, and the end of the queries that see keys [k0, k0 + n).
+int64_t first_keys(const AttentionSizes& s, int64_t q0) { return most(0, q0 - s.window + 1) / kKeys * kKeys; }
+int64_t last_query(const AttentionSizes& s, int64_t k0) { return least(s.T, least(s.T, k0 + kKeys) - 1 + s.window); }
+
+void zero(float* x, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) x[i] = 0;
+}
+void store_rows(const float* x, int64_t x_row, int64_t n, int64_t width, float factor, float* y, int64_t y_row) {
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j < width; j += kLanes) store_row(y + i * y_row, j, width, load(x + i * x_row + j) * factor);
+}
+void store_queries(const AttentionBackward& f, int64_t b, int64_t h, int64_t q0, int64_t n, const float* dq) {
+  const auto& s = f.sizes;
+  store_rows(dq, row_stride(s.K), n, s.K, f.scale, f.dq + ((b * s.T + q0) * s.H + h) * s.K, s.H * s.K);
+}
+
+}  // namespace
+
+void attention_pack_keys(const AttentionBackward& f, int64_t b, int64_t g, int64_t k0, PackedKeys keys) {
+  const auto& s = f.sizes;
+  const int64_t n = least(kKeys, s.T - k0), head = (b * s.T + k0) * s.G + g, k_row = row_stride(s.K);
+  pack_rows(f.k + head * s.K, s.G * s.K, n, s.K, 1, keys.k + k0 * k_row, k_row);
+  pack_transposed(f.k + head * s.K, s.G * s.K, n, s.K, keys.k_transposed + k0 * s.K);
+  pack_transposed(f.v + head * s.Kv, s.G * s.Kv, n, s.Kv, keys.v_transposed + k0 * s.Kv);
+}
+
+void attention_pack_queries(const AttentionBackward& f, int64_t b, int64_t h, int64_t q0, PackedQueries queries) {
+  const auto& s = f.sizes;
+  const int64_t n = least(kQueries, s.T - q0), head = (b * s.T + q0) * s.H + h, k_row = row_stride(s.K);
+  pack_rows(f.q + head * s.K, s.H * s.K, n, s.K, 1, queries.q + q0 * k_row, k_row);
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t at = head + i * s.H;
+    queries.delta[q0 + i] = gate_backward(s, f.gate + at * s.gate_width, f.dy + at * s.Kv, f.o + at * s.Kv,
+                                          queries.d_o + (q0 + i) * row_stride(s.Kv), f.dgate + at * s.gate_width);
+  }
+}
+
+// The whole of one query head; dk and dv of its key head, in packed rows, go on from the head before.
+void attention_backward_head(const AttentionBackward& f, int64_t b, int64_t h, PackedKeys keys, PackedQueries queries,
+                             float* dk, float* dv, float* scratch) {
+  const auto& s = f.sizes;
+  const int64_t k_row = row_stride(s.K), v_row = row_stride(s.Kv);
+  const float* lse = f.lse + (b * s.H + h) * s.T;
+  float* dq = scratch + 2 * kQueries * kScoreRow;
+  zero(dq, s.T * k_row);
+  for (int64_t k0 = 0; k0 < s.T; k0 += kKeys)
+    for (int64_t q0 = k0 / kQueries * kQueries; q0 < last_query(s, k0); q0 += kQueries)
+      backward_block(f, lse, keys, queries, q0, k0, dq + q0 * k_row, dk + k0 * k_row, dv + k0 * v_row, scratch);
+  store_queries(f, b, h, 0, s.T, dq);
+}
+
+// What one query head adds to dk and dv of keys [k0, k0 + kKeys).
+void attention_backward_keys(const AttentionBackward& f, int64_t b, int64_t h, int64_t k0, PackedKeys keys,
+                             PackedQueries queries, float* dk, float* dv, float* scratch) {
+  const auto& s = f.sizes;
+  const float* lse = f.lse + (b * s.H + h) * s.T;
+  for (int64_t q0 = k0 / kQueries * kQueries; q0 < last_query(s, k0); q0 += kQueries)
+    backward_block(f, lse, keys, queries, q0, k0, nullptr, dk, dv, scratch);
+}
+
+void attention_backward_queries(const AttentionBackward& f, int64_t b, int64_t h, int64_t q0, PackedKeys keys,
+                                PackedQueries queries, float* scratch) {
+  const auto& s = f.sizes;
+  const int64_t rows = least(kQueries, s.T - q0);
+  const float* lse = f.lse + (b * s.H + h) * s.T;
+  float* dq = scratch + 2 * kQueries * kScoreRow;
+  zero(dq, rows * row_stride(s.K));
+  for (int64_t k0 = first_keys(s, q0); k0 < q0 + rows; k0 += kKeys)
+    backward_block(f, lse, keys, queries, q0, k0, dq, nullptr, nullptr, scratch);
+  store_queries(f, b, h, q0, rows, dq);
+}
+
+void attention_store_keys(const AttentionBackward& f, int64_t b, int64_t g, int64_t k0, int64_t n, const float* dk,
+                          const float* dv) {
+  const auto& s = f.sizes;
+  const int64_t head = (b * s.T + k0) * s.G + g;
+  store_rows(dk, row_stride(s.K), n, s.K, f.scale, f.dk + head * s.K, s.G * s.K);
+  store_rows(dv, row_stride(s.Kv), n, s.Kv, 1, f.dv + head * s.Kv, s.G * s.Kv);
+}
+
+}  // namespace attnedit::kernels::ATTNEDIT_ISA
+
+#else
+#include "runtime/parallel.h"
+
+namespace attnedit::kernels {
+namespace {
+
+// Scratch, in floats, and how the work is cut. Whole key heads are five products a block, halves of the work seven.
+struct Plan {
+  int64_t pairs, rep, key_row, value_row, key_blocks, query_blocks;
+  int64_t keys, queries, sums, block;  // sizes of: packed keys, packed queries, dk and dv, a worker's scratch
+  bool halves;
+
+  Plan(int64_t B, int64_t T, int64_t H, int64_t G, int64_t K, int64_t Kv)
+      : pairs(B * G), rep(H / std::max<int64_t>(G, 1)), key_row(row_stride(K)), value_row(row_stride(Kv)) {
+    const int64_t threads = num_threads();
+    key_blocks = (T + kKeys - 1) / kKeys;
+    query_blocks = (T + kQueries - 1) / kQueries;
+    halves = T > kKeys && 7 * pairs < 5 * threads * ((pairs + threads - 1) / threads);
+    keys = T * key_row + whole_lines(padded_keys(T) * K) + whole_lines(padded_keys(T) * Kv);
+    queries = T * (key_row + value_row) + whole_lines(T);
+    sums = (halves ? kKeys : T) * (key_row + value_row);
+    block = 2 * kQueries * kScoreRow + (halves ? kQueries : T) * key_row;
+  }
+  int64_t floats() const {
+    return halves ? pairs * (keys + rep * queries) + num_threads() * (sums + block)
+                  : std::min<int64_t>(pairs, num_threads()) * (keys + queries + sums + block);
+  }
+  PackedKeys packed_keys(float* at, int64_t T, int64_t K) const {
+    return {at, at + T * key_row, at + T * key_row + whole_lines(padded_keys(T) * K)};
+  }
+  PackedQueries packed_queries(float* at, int64_t T) const {
+    return {at, at + T * key_row, at + T * (key_row + value_row)};
+  }
+};
+
+// One item per key head, its query heads in order.
+void run_whole(const AttentionBackward& f, const Plan& plan, float* workspace) {
+  const auto [T, H, G, K, Kv, window, gate_width, softplus] = f.sizes;
+  parallel_items(plan.pairs, [&, T = T, G = G, K = K](int64_t pair, int worker) {
+    const int64_t b = pair / G, g = pair % G;
+    float* at = workspace + worker * (plan.keys + plan.queries + plan.sums + plan.block);
+    const PackedKeys keys = plan.packed_keys(at, T, K);
+    const PackedQueries queries = plan.packed_queries(at += plan.keys, T);
+    float *dk = at += plan.queries, *dv = dk + T * plan.key_row, *scratch = dk + plan.sums;
+    std::fill(dk, scratch, 0.f);
+    for (int64_t k0 = 0; k0 < T; k0 += kKeys) ATTNEDIT_BEST(attention_pack_keys)(f, b, g, k0, keys);
+    for (int64_t h = g * plan.rep; h < (g + 1) * plan.rep; ++h) {
+      for (int64_t q0 = 0; q0 < T; q0 += kQueries) ATTNEDIT_BEST(attention_pack_queries)(f, b, h, q0, queries);
+      ATTNEDIT_BEST(attention_backward_head)(f, b, h, keys, queries, dk, dv, scratch);
+    }
+    ATTNEDIT_BEST(attention_store_keys)(f, b, g, 0, T, dk, dv);
+  });
+}
+
+void run_halves(const AttentionBackward& f, const Plan& plan, float* workspace) {
+  const auto [T, H, G, K, Kv, window, gate_width, softplus] = f.sizes;
+  const int64_t heads = plan.pairs * plan.rep, pair_stride = plan.keys + plan.rep * plan.queries;
+  float* scratch = workspace + plan.pairs * pair_stride;
+  const auto keys_of = [&, T = T, K = K](int64_t pair) {
+    return plan.packed_keys(workspace + pair * pair_stride, T, K);
+  };
+  const auto queries_of = [&, T = T](int64_t head) {
+    return plan.packed_queries(workspace + head / plan.rep * pair_stride + plan.keys + head % plan.rep * plan.queries,
+                               T);
+  };
+  parallel_items(plan.pairs * plan.key_blocks, [&, G = G](int64_t item, int) {
+    const int64_t pair = item / plan.key_blocks;
+    ATTNEDIT_BEST(attention_pack_keys)(f, pair / G, pair % G, item % plan.key_blocks * kKeys, keys_of(pair));
+  });
+  parallel_items(heads * plan.query_blocks, [&, H = H](int64_t item, int) {
+    const int64_t head = item / plan.query_blocks;
+    ATTNEDIT_BEST(attention_pack_queries)
+    (f, head / H, head % H, item % plan.query_blocks * kQueries, queries_of(head));
+  });
+  // The first keys are seen by the most queries, and the last queries see the most keys: they go first.
+  parallel_items(plan.pairs * plan.key_blocks, [&, T = T, H = H, G = G](int64_t item, int worker) {
+    const int64_t pair = item % plan.pairs, k0 = item / plan.pairs * kKeys;
+    float* dk = scratch + worker * (plan.sums + plan.block);
+    float *dv = dk + kKeys * plan.key_row, *rest = dk + plan.sums;
+    std::fill(dk, rest, 0.f);
+    for (int64_t head = pair * plan.rep; head < (pair + 1) * plan.rep; ++head) ATTNEDIT_BEST(attention_backward_keys)
+    (f, head / H, head % H, k0, keys_of(pair), queries_of(head), dk, dv, rest);
+    ATTNEDIT_BEST(attention_store_keys)(f, pair / G, pair % G, k0, std::min(kKeys, T - k0), dk, dv);
+  });
+  parallel_items(heads * plan.query_blocks, [&, H = H](int64_t item, int worker) {
+    const int64_t head = item % heads, q0 = (plan.query_blocks - 1 - item / heads) * kQueries;
+    ATTNEDIT_BEST(attention_backward_queries)
+    (f, head / H, head % H, q0, keys_of(head / plan.rep), queries_of(head),
+     scratch + worker * (plan.sums + plan.block));
+  });
+}
+
+}  // namespace
+
+int64_t attention_backward_workspace(int64_t B, int64_t T, int64_t H, int64_t G, int64_t K, int64_t Kv) {
+  return Plan(B, T, H, G, K, Kv).floats();
+}
+
+Task attention_backward(View<const float, 4> dy, View<const float, 4> q, View<const float, 4> k, View<const float, 4> v,
+                        View<const float, 4> gate, AttentionOptions options, View<const float, 4> o,
+                        View<const float, 3> lse, View<float, 4> dq, View<float, 4> dk, View<float, 4> dv,
+                        View<float, 4> dgate, View<float, 1> workspace) {
+  const char* op = "attention_backward";
+  const AttentionSizes sizes = checked_sizes(op, q, k, v, gate, options);
+  const int64_t B = q.dim(0), T = q.dim(1), H = q.dim(2), G = k.dim(2), K = q.dim(3), Kv = v.dim(3);
+  check_shape(op, "dy", dy, {B, T, H, Kv});
+  check_shape(op, "o", o, {B, T, H, Kv});
+  check_shape(op, "lse", lse, {B, H, T});
+  check_shape(op, "dq", dq, q.shape);
+  check_shape(op, "dk", dk, k.shape);
+  check_shape(op, "dv", dv, v.shape);
+  ATTNEDIT_CHECK(!dgate == !gate, op, "dgate must be given with a gate, and only then");
+  if (dgate) check_shape(op, "dgate", dgate, gate.shape);
+  const Plan plan(B, T, H, G, K, Kv);
+  check_workspace(op, workspace, plan.floats());
+
+  const AttentionBackward f{sizes,    dy.data, q.data,  k.data,  v.data,     gate.data,    o.data,
+                            lse.data, dq.data, dk.data, dv.data, dgate.data, options.scale};
+  return [=] { (plan.halves ? run_halves : run_whole)(f, plan, workspace.data); };
+}
+
+}  // namespace attnedit::kernels
+#endif

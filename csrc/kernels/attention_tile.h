@@ -1,0 +1,136 @@
+#pragma once
+
+// What the forward and the backward loops of attention share. Internal to attention*.cc.
+
+#include <cstdint>
+
+namespace attnedit::kernels {
+
+struct AttentionSizes {
+  int64_t T, H, G, K, Kv;
+  int64_t window;      // 1 <= window <= T
+  int64_t gate_width;  // 1 or Kv; 0 without a gate
+  bool softplus;       // the gate's activation; otherwise sigmoid
+};
+
+namespace {
+
+// A block of scores, queries by keys, lives in the second-level cache: 80 KB. Both are multiples of every tile.
+constexpr int64_t kQueries = 96;
+constexpr int64_t kKeys = 192;
+constexpr int64_t kScoreRow = kKeys + 16;
+constexpr int64_t kLine = 16;  // floats in a cache line
+
+[[maybe_unused]] constexpr int64_t whole_lines(int64_t n) { return (n + kLine - 1) / kLine * kLine; }
+// An odd number of cache lines, so that the rows of a block spread over all sets of the cache.
+[[maybe_unused]] constexpr int64_t row_stride(int64_t width) { return ((width + kLine - 1) / kLine | 1) * kLine; }
+// Keys are packed in panels of at most 32.
+[[maybe_unused]] constexpr int64_t padded_keys(int64_t T) { return (T + 31) / 32 * 32; }
+
+}  // namespace
+}  // namespace attnedit::kernels
+
+#ifdef ATTNEDIT_ISA
+#include "simd/tile.h"
+
+namespace attnedit::kernels {
+namespace {
+
+// The keys that queries [t, t + count) see, counted from key k0 and cut to the n keys there.
+inline Band keys_seen(const AttentionSizes& s, int64_t t, int64_t count, int64_t k0, int64_t n) {
+  return {most(0, t - s.window + 1 - k0), least(n, t + count - k0)};
+}
+
+// scores (rows x n) = A B of queries [q0, q0 + rows) and keys [k0, k0 + n), in those tiles only where a query sees a
+// key. K is the inner dimension; keys are packed transposed.
+[[maybe_unused]] inline void scores(const AttentionSizes& s, int64_t q0, int64_t rows, int64_t k0, int64_t n, int64_t K,
+                                    Left a, const float* keys, float* out) {
+  for (int64_t j = 0; j < n; j += kTileWidth)
+    for (int64_t m = 0; m < rows; m += kTileRows) {
+      const int64_t count = least(kTileRows, rows - m);
+      const Band seen = keys_seen(s, q0 + m, count, k0 + j, kTileWidth);
+      if (seen.begin >= seen.end) continue;
+      tile_of<2>(count, K, a.data + m * a.row, a.row, a.column, keys + j * K, kTileWidth, out + m * kScoreRow + j,
+                 kScoreRow, false);
+    }
+}
+
+inline Vec sigmoid(Vec x) { return 1.f / (1.f + exp(-max(splat(-87.f), x))); }
+
+// log(1 + e^x) = max(x, 0) + log(1 + z),   z = e^-|x|,   log(1 + z) = 2 artanh(z / (2 + z)) as its series
+[[maybe_unused]] inline Vec softplus(Vec x) {
+  const Vec z = exp(-max(x, -x));
+  const Vec w = z / (2.f + z);
+  const Vec w2 = w * w;
+  Vec p = splat(1.f / 15);
+  p = p * w2 + 1.f / 13;
+  p = p * w2 + 1.f / 11;
+  p = p * w2 + 1.f / 9;
+  p = p * w2 + 1.f / 7;
+  p = p * w2 + 1.f / 5;
+  p = p * w2 + 1.f / 3;
+  p = p * w2 + 1.f;
+  return max(x, Vec{}) + 2.f * w * p;
+}
+
+[[maybe_unused]] inline Vec activation(const AttentionSizes& s, Vec gate) {
+  return s.softplus ? softplus(gate) : sigmoid(gate);
+}
+[[maybe_unused]] inline Vec activation_slope(const AttentionSizes& s, Vec gate) {
+  const Vec y = sigmoid(gate);
+  return s.softplus ? y : y * (1.f - y);
+}
+
+// Loads and stores of a row's numbers [j, j + kLanes), the last of which may be past its width.
+[[maybe_unused]] inline Vec load_row(const float* x, int64_t j, int64_t width) {
+  return width - j >= kLanes ? load(x + j) : load_part(x + j, width - j);
+}
+[[maybe_unused]] inline void store_row(float* x, int64_t j, int64_t width, Vec v) {
+  width - j >= kLanes ? store(x + j, v) : store_part(x + j, v, width - j);
+}
+
+}  // namespace
+}  // namespace attnedit::kernels
+
+#else
+#include "kernels/attention.h"
+#include "runtime/check.h"
+
+namespace attnedit::kernels {
+namespace {
+
+template <class T, int R>
+void check_shape(const char* op, const char* what, View<T, R> view, decltype(view.shape) want) {
+  ATTNEDIT_CHECK(view.shape == want, op, what, " must have shape ", to_string(want), ", got ", to_string(view.shape));
+}
+
+inline void check_workspace(const char* op, View<float, 1> workspace, int64_t need) {
+  ATTNEDIT_CHECK(workspace.size() >= need, op, "workspace must have at least ", need, " floats, got ",
+                 workspace.size());
+}
+
+inline AttentionSizes checked_sizes(const char* op, View<const float, 4> q, View<const float, 4> k,
+                                    View<const float, 4> v, View<const float, 4> gate, AttentionOptions options) {
+  const auto [B, T, H, K] = q.shape;
+  const int64_t G = k.dim(2), Kv = v.dim(3);
+  check_shape(op, "k", k, {B, T, G, K});
+  check_shape(op, "v", v, {B, T, G, Kv});
+  ATTNEDIT_CHECK(G > 0 && H % G == 0, op, "k must have a number of heads that divides ", H, ", got ", G);
+  ATTNEDIT_CHECK(!gate || gate.dim(3) == 1 || gate.dim(3) == Kv, op, "gate must have shape ",
+                 to_string(std::array{B, T, H, int64_t{1}}), " or ", to_string(std::array{B, T, H, Kv}), ", got ",
+                 to_string(gate.shape));
+  if (gate) check_shape(op, "gate", gate, {B, T, H, gate.dim(3)});
+  const bool windowed = options.window > 0 && options.window < T;
+  return {T,
+          H,
+          G,
+          K,
+          Kv,
+          windowed ? options.window : T,
+          gate ? gate.dim(3) : 0,
+          options.activation == GateActivation::kSoftplus};
+}
+
+}  // namespace
+}  // namespace attnedit::kernels
+#endif

@@ -1,0 +1,98 @@
+#include "simd/isa.h"
+
+// Tokens [begin, end) of a table of 16-bit numbers, or columns [begin, end) for the table's gradient.
+ATTNEDIT_LOOPS(void gather_bfloat16(const int32_t* tokens, const uint16_t* table, float* y, int64_t D, int64_t begin,
+                                    int64_t end);
+               void gather_float16(const int32_t* tokens, const uint16_t* table, float* y, int64_t D, int64_t begin,
+                                   int64_t end);
+               void scatter_add(const float* dy, const int32_t* tokens, float* dtable, int64_t N, int64_t D,
+                                int64_t begin, int64_t end);)
+
+#ifdef ATTNEDIT_ISA
+#include "simd/vec.h"
+
+namespace attnedit::kernels::ATTNEDIT_ISA {
+
+void gather_bfloat16(const int32_t* tokens, const uint16_t* table, float* y, int64_t D, int64_t begin, int64_t end) {
+  for (int64_t n = begin; n < end; ++n) widen_bfloat16(table + tokens[n] * D, y + n * D, D);
+}
+
+void gather_float16(const int32_t* tokens, const uint16_t* table, float* y, int64_t D, int64_t begin, int64_t end) {
+  for (int64_t n = begin; n < end; ++n) widen_float16(table + tokens[n] * D, y + n * D, D);
+}
+
+void scatter_add(const float* dy, const int32_t* tokens, float* dtable, int64_t N, int64_t D, int64_t begin,
+                 int64_t end) {
+  for (int64_t n = 0; n < N; ++n) {
+    const float* dy_n = dy + n * D;
+    float* row = dtable + tokens[n] * D;
+    for (int64_t d = begin; d < end; ++d) row[d] += dy_n[d];
+  }
+}
+
+}  // namespace attnedit::kernels::ATTNEDIT_ISA
+
+#else
+#include <cstring>
+
+#include "kernels/embedding.h"
+#include "runtime/check.h"
+#include "runtime/parallel.h"
+
+namespace attnedit::kernels {
+namespace {
+
+constexpr int64_t kGrain = 1 << 15;  // numbers that are worth a second thread
+int64_t rows_per_grain(int64_t D) { return kGrain / std::max<int64_t>(D, 1) + 1; }
+
+void check_tokens(const char* op, View<const int32_t, 1> tokens, int64_t V) {
+  for (int64_t n = 0; n < tokens.dim(0); ++n)
+    if (tokens.data[n] < 0 || tokens.data[n] >= V) {
+      std::ostringstream message;
+      message << "[" << op << "] tokens must be in [0, " << V << "), the vocabulary, got " << tokens.data[n]
+              << " at position " << n;
+      throw std::out_of_range(message.str());
+    }
+}
+
+}  // namespace
+
+Task embedding_forward(View<const int32_t, 1> tokens, WeightView<2> table, View<float, 2> y) {
+  const int64_t N = tokens.dim(0), V = table.dim(0), D = table.dim(1);
+  ATTNEDIT_CHECK(y.dim(0) == N && y.dim(1) == D, "embedding", "y must have shape (", N, ", ", D, "), got ",
+                 to_string(y.shape));
+  check_tokens("embedding", tokens, V);
+  return [=] {
+    parallel_for(N, rows_per_grain(D), [&](int64_t begin, int64_t end) {
+      const auto* halves = static_cast<const uint16_t*>(table.data);
+      switch (table.dtype) {
+        case DType::kFloat32:
+          for (int64_t n = begin; n < end; ++n)
+            std::memcpy(y.data + n * D, table.row(tokens.data[n]), D * sizeof(float));
+          break;
+        case DType::kBFloat16:
+          ATTNEDIT_BEST(gather_bfloat16)(tokens.data, halves, y.data, D, begin, end);
+          break;
+        case DType::kFloat16:
+          ATTNEDIT_BEST(gather_float16)(tokens.data, halves, y.data, D, begin, end);
+          break;
+      }
+    });
+  };
+}
+
+Task embedding_backward(View<const float, 2> dy, View<const int32_t, 1> tokens, View<float, 2> dtable) {
+  const int64_t N = tokens.dim(0), V = dtable.dim(0), D = dtable.dim(1);
+  ATTNEDIT_CHECK(dy.dim(0) == N && dy.dim(1) == D, "embedding_backward", "dy must have shape (", N, ", ", D, "), got ",
+                 to_string(dy.shape));
+  check_tokens("embedding_backward", tokens, V);
+  return [=] {
+    // Each thread owns columns, so that a token that occurs twice is added up in the order of n.
+    parallel_for(D, rows_per_grain(N), [&](int64_t begin, int64_t end) {
+      ATTNEDIT_BEST(scatter_add)(dy.data, tokens.data, dtable.data, N, D, begin, end);
+    });
+  };
+}
+
+}  // namespace attnedit::kernels
+#endif

@@ -1,0 +1,192 @@
+#include "simd/isa.h"
+
+// Rows [begin, end) of the B * T rows, or columns [begin, end) for the weight's gradient; cos and sin point at the
+// table's row for t = 0.
+ATTNEDIT_LOOPS(void compress_rows(const float* kv_a, const float* weight, float eps, const float* cos, const float* sin,
+                                  float* latent, float* rstd, float* k_rope, int64_t T, int64_t R, int64_t P,
+                                  int64_t begin, int64_t end);
+               void compress_rows_backward(const float* dlatent, const float* dk_rope, const float* kv_a,
+                                           const float* weight, const float* rstd, const float* cos, const float* sin,
+                                           float* dkv_a, int64_t T, int64_t R, int64_t P, int64_t begin, int64_t end);
+               void compress_weight_backward(const float* dlatent, const float* kv_a, const float* rstd, float* dweight,
+                                             int64_t N, int64_t R, int64_t P, int64_t begin, int64_t end);
+               void expand_rows(const float* kv, const float* k_rope, float* k, float* v, int64_t H, int64_t Kn,
+                                int64_t Kv, int64_t P, int64_t begin, int64_t end);
+               void expand_rows_backward(const float* dk, const float* dv, float* dkv, float* dk_rope, int64_t H,
+                                         int64_t Kn, int64_t Kv, int64_t P, int64_t begin, int64_t end);)
+
+#ifdef ATTNEDIT_ISA
+#include "simd/rows.h"
+
+namespace attnedit::kernels::ATTNEDIT_ISA {
+namespace {
+inline void copy(float* to, const float* from, int64_t n) { std::memcpy(to, from, n * sizeof(float)); }
+}  // namespace
+
+void compress_rows(const float* kv_a, const float* weight, float eps, const float* cos, const float* sin, float* latent,
+                   float* rstd, float* k_rope, int64_t T, int64_t R, int64_t P, int64_t begin, int64_t end) {
+  for (int64_t n = begin; n < end; ++n) {
+    const float* x_n = kv_a + n * (R + P);
+    float* latent_n = latent + n * R;
+    const float r = 1.f / std::sqrt(dot(x_n, x_n, R) / static_cast<float>(R) + eps);
+    for (int64_t i = 0; i < R; ++i) latent_n[i] = x_n[i] * r * weight[i];
+    rstd[n] = r;
+    const int64_t t = n % T;
+    rotate_interleaved(x_n + R, cos + t * P / 2, sin + t * P / 2, 1, k_rope + n * P, P / 2);
+  }
+}
+
+// dx = rstd * (g - x * rstd^2 * mean(g * x)),   g = dlatent * weight
+void compress_rows_backward(const float* dlatent, const float* dk_rope, const float* kv_a, const float* weight,
+                            const float* rstd, const float* cos, const float* sin, float* dkv_a, int64_t T, int64_t R,
+                            int64_t P, int64_t begin, int64_t end) {
+  for (int64_t n = begin; n < end; ++n) {
+    const float* x_n = kv_a + n * (R + P);
+    const float* dlatent_n = dlatent + n * R;
+    float* dx_n = dkv_a + n * (R + P);
+    const float r = rstd[n];
+    for (int64_t i = 0; i < R; ++i) dx_n[i] = dlatent_n[i] * weight[i];
+    const float c = dot(dx_n, x_n, R) / static_cast<float>(R) * r * r;
+    for (int64_t i = 0; i < R; ++i) dx_n[i] = r * (dx_n[i] - x_n[i] * c);
+    const int64_t t = n % T;
+    rotate_interleaved(dk_rope + n * P, cos + t * P / 2, sin + t * P / 2, -1, dx_n + R, P / 2);
+  }
+}
+
+void compress_weight_backward(const float* dlatent, const float* kv_a, const float* rstd, float* dweight, int64_t N,
+                              int64_t R, int64_t P, int64_t begin, int64_t end) {
+  for (int64_t n = 0; n < N; ++n)
+    for (int64_t i = begin; i < end; ++i) dweight[i] += dlatent[n * R + i] * kv_a[n * (R + P) + i] * rstd[n];
+}
+
+void expand_rows(const float* kv, const float* k_rope, float* k, float* v, int64_t H, int64_t Kn, int64_t Kv, int64_t P,
+                 int64_t begin, int64_t end) {
+  for (int64_t n = begin; n < end; ++n)
+    for (int64_t h = n * H; h < (n + 1) * H; ++h) {
+      copy(k + h * (Kn + P), kv + h * (Kn + Kv), Kn);
+      copy(k + h * (Kn + P) + Kn, k_rope + n * P, P);
+      copy(v + h * Kv, kv + h * (Kn + Kv) + Kn, Kv);
+    }
+}
+
+void expand_rows_backward(const float* dk, const float* dv, float* dkv, float* dk_rope, int64_t H, int64_t Kn,
+                          int64_t Kv, int64_t P, int64_t begin, int64_t end) {
+  for (int64_t n = begin; n < end; ++n) {
+    float* dk_rope_n = dk_rope + n * P;
+    for (int64_t p = 0; p < P; ++p) dk_rope_n[p] = 0;
+    for (int64_t h = n * H; h < (n + 1) * H; ++h) {
+      const float* dk_h = dk + h * (Kn + P);
+      copy(dkv + h * (Kn + Kv), dk_h, Kn);
+      copy(dkv + h * (Kn + Kv) + Kn, dv + h * Kv, Kv);
+      for (int64_t p = 0; p < P; ++p) dk_rope_n[p] += dk_h[Kn + p];
+    }
+  }
+}
+
+}  // namespace attnedit::kernels::ATTNEDIT_ISA
+
+#else
+#include <type_traits>
+
+#include "kernels/mla_projection.h"
+#include "runtime/check.h"
+#include "runtime/parallel.h"
+
+namespace attnedit::kernels {
+namespace {
+
+constexpr int64_t kGrain = 1 << 15;  // numbers that are worth a second thread
+int64_t rows_per_grain(int64_t D) { return kGrain / std::max<int64_t>(D, 1) + 1; }
+
+template <class T, int R>
+void check_shape(const char* op, const char* name, View<T, R> x,
+                 std::type_identity_t<decltype(View<T, R>::shape)> want) {
+  ATTNEDIT_CHECK(x.shape == want, op, name, " must have shape ", to_string(want), ", got ", to_string(x.shape));
+}
+
+void check_compress(const char* op, View<const float, 3> kv_a, int64_t R, View<const float, 2> cos,
+                    View<const float, 2> sin, int64_t start) {
+  const int64_t T = kv_a.dim(1), S = cos.dim(0), P = 2 * cos.dim(1);
+  check_shape(op, "kv_a", kv_a, {kv_a.dim(0), T, R + P});
+  check_shape(op, "sin", sin, cos.shape);
+  ATTNEDIT_CHECK(start >= 0 && start + T <= S, op, "start must be in [0, ", S - T, "], for ", T, " of the ", S,
+                 " table rows, got ", start);
+}
+
+}  // namespace
+
+Task mla_compress_forward(View<const float, 3> kv_a, View<const float, 1> weight, float eps, View<const float, 2> cos,
+                          View<const float, 2> sin, int64_t start, View<float, 3> latent, View<float, 2> rstd,
+                          View<float, 3> k_rope) {
+  const char* op = "mla_compress";
+  const int64_t B = kv_a.dim(0), T = kv_a.dim(1), R = weight.dim(0), P = 2 * cos.dim(1);
+  check_compress(op, kv_a, R, cos, sin, start);
+  check_shape(op, "latent", latent, {B, T, R});
+  check_shape(op, "rstd", rstd, {B, T});
+  check_shape(op, "k_rope", k_rope, {B, T, P});
+  return [=] {
+    parallel_for(B * T, rows_per_grain(R + P), [&](int64_t begin, int64_t end) {
+      ATTNEDIT_BEST(compress_rows)
+      (kv_a.data, weight.data, eps, cos.data + start * P / 2, sin.data + start * P / 2, latent.data, rstd.data,
+       k_rope.data, T, R, P, begin, end);
+    });
+  };
+}
+
+Task mla_compress_backward(View<const float, 3> dlatent, View<const float, 3> dk_rope, View<const float, 3> kv_a,
+                           View<const float, 1> weight, View<const float, 2> rstd, View<const float, 2> cos,
+                           View<const float, 2> sin, int64_t start, View<float, 3> dkv_a, View<float, 1> dweight) {
+  const char* op = "mla_compress_backward";
+  const int64_t B = kv_a.dim(0), T = kv_a.dim(1), R = weight.dim(0), P = 2 * cos.dim(1);
+  check_compress(op, kv_a, R, cos, sin, start);
+  check_shape(op, "dlatent", dlatent, {B, T, R});
+  check_shape(op, "dk_rope", dk_rope, {B, T, P});
+  check_shape(op, "rstd", rstd, {B, T});
+  check_shape(op, "dkv_a", dkv_a, kv_a.shape);
+  if (dweight) check_shape(op, "dweight", dweight, {R});
+  return [=] {
+    parallel_for(B * T, rows_per_grain(R + P), [&](int64_t begin, int64_t end) {
+      ATTNEDIT_BEST(compress_rows_backward)
+      (dlatent.data, dk_rope.data, kv_a.data, weight.data, rstd.data, cos.data + start * P / 2,
+       sin.data + start * P / 2, dkv_a.data, T, R, P, begin, end);
+    });
+    if (!dweight) return;
+    // Each thread owns columns, so that the order of the sum never depends on threads.
+    parallel_for(R, rows_per_grain(B * T), [&](int64_t begin, int64_t end) {
+      ATTNEDIT_BEST(compress_weight_backward)
+      (dlatent.data, kv_a.data, rstd.data, dweight.data, B * T, R, P, begin, end);
+    });
+  };
+}
+
+Task mla_expand_forward(View<const float, 4> kv, View<const float, 3> k_rope, View<float, 4> k, View<float, 4> v) {
+  const char* op = "mla_expand";
+  const int64_t B = kv.dim(0), T = kv.dim(1), H = kv.dim(2), Kv = v.dim(3), Kn = kv.dim(3) - Kv, P = k_rope.dim(2);
+  ATTNEDIT_CHECK(Kn >= 0, op, "v must have ", kv.dim(3), " columns or fewer, as kv has, got ", Kv);
+  check_shape(op, "k_rope", k_rope, {B, T, P});
+  check_shape(op, "k", k, {B, T, H, Kn + P});
+  check_shape(op, "v", v, {B, T, H, Kv});
+  return [=] {
+    parallel_for(B * T, rows_per_grain(H * (Kn + Kv + P)), [&](int64_t begin, int64_t end) {
+      ATTNEDIT_BEST(expand_rows)(kv.data, k_rope.data, k.data, v.data, H, Kn, Kv, P, begin, end);
+    });
+  };
+}
+
+Task mla_expand_backward(View<const float, 4> dk, View<const float, 4> dv, View<float, 4> dkv, View<float, 3> dk_rope) {
+  const char* op = "mla_expand_backward";
+  const int64_t B = dkv.dim(0), T = dkv.dim(1), H = dkv.dim(2), Kv = dv.dim(3), Kn = dkv.dim(3) - Kv,
+                P = dk_rope.dim(2);
+  ATTNEDIT_CHECK(Kn >= 0, op, "dv must have ", dkv.dim(3), " columns or fewer, as dkv has, got ", Kv);
+  check_shape(op, "dk", dk, {B, T, H, Kn + P});
+  check_shape(op, "dv", dv, {B, T, H, Kv});
+  check_shape(op, "dk_rope", dk_rope, {B, T, P});
+  return [=] {
+    parallel_for(B * T, rows_per_grain(H * (Kn + Kv + P)), [&](int64_t begin, int64_t end) {
+      ATTNEDIT_BEST(expand_rows_backward)(dk.data, dv.data, dkv.data, dk_rope.data, H, Kn, Kv, P, begin, end);
+    });
+  };
+}
+
+}  // namespace attnedit::kernels
+#endif

@@ -1,0 +1,11 @@
+"""Hugging Face folders in and out: config.json and safetensors <-> names and arrays. Knows no model.
+
+Weights are only ever read from safetensors, memory-mapped and checked; everything written appears under its final name
+whole or not at all.
+"""
+
+from attnedit.checkpoint.atomic import atomic_write
+from attnedit.checkpoint.folder import Checkpoint
+from attnedit.checkpoint.save import save_checkpoint
+
+__all__ = ["Checkpoint", "atomic_write", "save_checkpoint"]

@@ -1,0 +1,140 @@
+"""attnedit on the command line: verbs that wire the rooms."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+    help="Edit a trained language model's attention into MLA or gated sliding-window attention, on a CPU.",
+)  # fmt: skip
+
+RecipePath = Annotated[Path, typer.Argument(help="the recipe, a YAML file")]
+ModelPath = Annotated[Path, typer.Argument(help="a Hugging Face folder")]
+
+
+@app.command()
+def convert(recipe: RecipePath, quiet: Annotated[bool, typer.Option(help="no progress")] = False) -> None:
+    """Run a recipe, or continue it where it stopped."""
+    from attnedit.convert import convert as run
+    from attnedit.convert import read_recipe
+    from attnedit.convert.progress import Progress
+    from attnedit.evaluate.report import table
+
+    read = read_recipe(recipe)
+    report = run(read, recipe.parent, Progress(quiet))
+    print(table({read.run.name: report}))
+    print(f"\nstudent: {read.run / 'student'}\nreport:  {read.run / 'report.md'}")
+
+
+@app.command()
+def plan(recipe: RecipePath, context: Annotated[int, typer.Option(help="tokens in the cache")] = 32768) -> None:
+    """What a recipe will cost, from shapes alone: parameters, FLOPs, memory, disk, KV cache."""
+    from attnedit.convert import read_recipe
+    from attnedit.convert.plan import plan as predict
+
+    print(predict(read_recipe(recipe), context))
+
+
+@app.command()
+def evaluate(
+    student: ModelPath,
+    teacher: Annotated[Path, typer.Option(help="the folder to compare with")],
+    text: Annotated[list[Path], typer.Option(help="held-out text files")],
+    separator: Annotated[str | None, typer.Option(help="between documents")] = None,
+    sequence_length: Annotated[int, typer.Option(help="documents are cut here")] = 2048,
+) -> None:
+    """Compare two models on held-out text: NLL, KL, top-1 agreement. Prints JSON."""
+    from dataclasses import asdict
+
+    import attnedit as ae
+    from attnedit.data import Tokenizer, heldout_rows, read_documents
+
+    documents = read_documents([str(path.absolute()) for path in text], separator, Path())
+    rows = heldout_rows(Tokenizer(teacher).encode_documents(documents), sequence_length)
+    print(json.dumps(asdict(ae.evaluate(ae.load(student), ae.load(teacher), rows)), indent=1))
+
+
+@app.command()
+def generate(
+    model: ModelPath,
+    prompt: Annotated[str, typer.Option(help="text to continue")] = "",
+    tokens: Annotated[int, typer.Option(help="how many to add")] = 100,
+    temperature: Annotated[float, typer.Option(help="0: greedy")] = 0.0,
+    seed: int = 0,
+) -> None:
+    """Continue a prompt, computing the whole context for every token."""
+    import attnedit as ae
+    from attnedit.data import Tokenizer
+    from attnedit.evaluate.generate import generate as continue_
+
+    tokenizer = Tokenizer(model)
+    decoder = ae.load(model)
+    ids = continue_(decoder, tokenizer.encode_documents([prompt])[0], tokens, temperature, seed)
+    print(tokenizer.decode(ids))
+
+
+@app.command()
+def info(model: ModelPath) -> None:
+    """What a folder holds, without reading the weights."""
+    from attnedit.checkpoint import Checkpoint
+    from attnedit.models import Decoder
+    from attnedit.models.load import family_of
+
+    checkpoint = Checkpoint.open(model)
+    config = family_of(checkpoint.config).decoder_config(checkpoint.config)
+    decoder = Decoder(config)
+    print(decoder)
+    print(f"vocabulary {config.vocab_size:,}, hidden {config.hidden_size}, rope {config.rope.rope_type} "
+          f"{config.rope.rope_theta:g}, {config.kv_numbers(1):,} cached numbers a token")  # fmt: skip
+    for i, layer in enumerate(config.attention):
+        print(f"layer {i}: {layer}")
+
+
+@app.command()
+def export(
+    model: ModelPath,
+    out: Annotated[Path, typer.Option(help="the new folder")],
+    format: Annotated[str, typer.Option(help="attnedit or deepseek_v3")] = "attnedit",
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "bfloat16",
+) -> None:
+    """Write a model in another format; refused where the format cannot hold it exactly."""
+    import attnedit as ae
+
+    if dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"[export] dtype must be float32 or bfloat16, got {dtype!r}")
+    print(ae.export(ae.load(model), out, format=format, source=model, dtype=dtype))  # type: ignore[arg-type]
+
+
+@app.command()
+def table(runs: Annotated[list[Path], typer.Argument(help="run folders")]) -> None:
+    """Finished runs side by side."""
+    from attnedit.evaluate.report import table as side_by_side
+
+    reports: dict[str, Any] = {run.name: json.loads((run / "report.json").read_text()) for run in runs}
+    print(side_by_side(reports))
+
+
+def main() -> None:
+    """Exit 2 with one line for a bad recipe, checkpoint or limit; 130 after Ctrl-C, which keeps a checkpoint."""
+    try:
+        app(standalone_mode=False)
+    except KeyboardInterrupt:
+        print("stopped; the same command continues", file=sys.stderr)
+        sys.exit(130)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except Exception as error:
+        if os.environ.get("ATTNEDIT_TRACEBACK"):
+            raise
+        text = error.format_message() if hasattr(error, "format_message") else str(error)
+        if isinstance(error, OSError | ValueError | TypeError | MemoryError | ArithmeticError | RuntimeError) or hasattr(
+            error, "format_message"
+        ):
+            print(f"attnedit: {' '.join(str(text).split())}", file=sys.stderr)
+            sys.exit(2)
+        raise

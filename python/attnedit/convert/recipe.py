@@ -1,0 +1,113 @@
+"""The recipe people write: YAML, checked key by key before anything is read or computed."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+
+from attnedit.distill import LayerwiseOptions, ModelwiseOptions
+from attnedit.edit import MLA, GateSWA
+
+T = TypeVar("T")
+TARGETS: dict[str, type[MLA] | type[GateSWA]] = {"mla": MLA, "gate_swa": GateSWA}
+
+
+def checked(kind: type[T], values: Any) -> T:
+    """A dataclass from a mapping: unknown keys and wrong types are refused by name."""
+    if isinstance(values, kind):
+        return values
+    if not isinstance(values, Mapping):
+        raise ValueError(f"must be a mapping of keys, got {values!r}")
+    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise ValueError(f"unknown key {key!r}; the known ones are {', '.join(known)}")
+    return TypeAdapter(kind).validate_python(dict(values))
+
+
+class Data(BaseModel):
+    """Text to train and to evaluate on; patterns are relative to the recipe's folder."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    train: list[str] = Field(min_length=1)
+    heldout: list[str] | None = None  # default: a share of the documents
+    heldout_share: float = Field(default=0.02, gt=0, lt=1)
+    separator: str | None = None  # between documents; default: a file is a document
+    sequence_length: int = Field(default=2048, ge=8)
+    train_documents: int | None = Field(default=None, ge=1)  # only the first so many
+    heldout_documents: int | None = Field(default=None, ge=1)  # only the last so many
+
+
+class Recipe(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    teacher: Path
+    target: MLA | GateSWA
+    data: Data
+    run: Path
+    layerwise: LayerwiseOptions = LayerwiseOptions()
+    modelwise: ModelwiseOptions = ModelwiseOptions()
+    seed: int = Field(default=0, ge=0)
+    memory_limit_gib: float | None = Field(default=None, gt=0)
+
+    @field_validator("target", mode="plain")
+    @classmethod
+    def _target(cls, values: Any) -> MLA | GateSWA:
+        if isinstance(values, MLA | GateSWA):
+            return values
+        if not isinstance(values, Mapping) or values.get("attention") not in TARGETS:
+            got = values.get("attention") if isinstance(values, Mapping) else values
+            raise ValueError(f"attention must be one of {', '.join(TARGETS)}, got {got!r}")
+        return checked(TARGETS[values["attention"]], {k: v for k, v in values.items() if k != "attention"})
+
+    @field_validator("layerwise", mode="plain")
+    @classmethod
+    def _layerwise(cls, values: Any) -> LayerwiseOptions:
+        return checked(LayerwiseOptions, values)
+
+    @field_validator("modelwise", mode="plain")
+    @classmethod
+    def _modelwise(cls, values: Any) -> ModelwiseOptions:
+        return checked(ModelwiseOptions, values)
+
+    def resolved(self) -> dict[str, Any]:
+        """Every choice written out, defaults included."""
+        plain: dict[str, Any] = self.model_dump(mode="json")
+        attention = next(name for name, kind in TARGETS.items() if isinstance(self.target, kind))
+        plain["target"] = {"attention": attention, **plain["target"]}
+        return plain
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Raises ValueError with one line that names the key, what was wanted and what was got."""
+    try:
+        values = yaml.safe_load(path.read_text("utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: must hold keys such as teacher, target, data and run, got {values!r}")
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(f"{path}: " + "; ".join(_line(e) for e in error.errors()[:3])) from None
+    root = path.parent
+    return recipe.model_copy(update={"teacher": root / recipe.teacher, "run": root / recipe.run})
+
+
+def _line(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        known = {"": Recipe, "data": Data}.get(".".join(map(str, error["loc"][:-1])))
+        names = f"; the known ones are {', '.join(known.model_fields)}" if known else ""
+        return f"unknown key {where!r}{names}"
+    if error["type"] == "missing":
+        return f"{where} is missing"
+    got = "" if "got" in message or error["type"] == "value_error" else f", got {error['input']!r}"
+    return f"{where}: {' '.join(message.split())}{got}"

@@ -1,0 +1,121 @@
+"""recipe -> run folder, step by step. Each step leaves its result under a final name; done steps are read again.
+
+    run/  provenance.json recipe.yaml   corpus and teacher hashes, the resolved recipe
+          edit/                         the attention as initialised
+          layerwise/layer_000/ ...      phase 1: state, metrics.jsonl, result.json
+          modelwise/                    phase 2: state, metrics.jsonl
+          evaluations/*.json            teacher and student on the held-out text, after each step
+          student/                      the edited model, a folder that loads
+          report.json report.md plots
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from safetensors.numpy import load_file, save
+
+import attnedit
+from attnedit import distill, runtime
+from attnedit.checkpoint import Checkpoint, atomic_write
+from attnedit.convert.corpus import Corpus, read_corpus
+from attnedit.convert.folder import kept, owned, same_inputs
+from attnedit.convert.progress import Progress
+from attnedit.convert.recipe import Recipe
+from attnedit.data import Tokenizer
+from attnedit.edit import edit, student_of
+from attnedit.evaluate import evaluate
+from attnedit.evaluate.report import write_report
+from attnedit.export import export
+from attnedit.models import Decoder, load
+from attnedit.models import attnedit as own_format
+from attnedit.tensor import tensor
+
+
+def convert(recipe: Recipe, root: Path, progress: Progress | None = None) -> dict[str, Any]:
+    """Runs a recipe, or continues it; returns the report. Patterns in `data` are relative to root."""
+    progress = progress or Progress()
+    if recipe.memory_limit_gib is not None:
+        runtime.set_memory_limit(int(recipe.memory_limit_gib * 2**30))
+    progress.say(f"reading {recipe.teacher}")
+    checkpoint = Checkpoint.open(recipe.teacher)
+    teacher = load(recipe.teacher)
+    tokenizer = Tokenizer(recipe.teacher)
+    corpus = read_corpus(recipe.data, tokenizer, teacher.config, root, recipe.seed)
+    run = recipe.run
+    with owned(run):
+        inputs = {
+            "version": attnedit.__version__,
+            "recipe": {k: v for k, v in recipe.resolved().items() if k not in ("run", "teacher", "memory_limit_gib")},
+            "teacher": checkpoint.fingerprint(),
+            "tokenizer": tokenizer.fingerprint(),
+            "corpus": corpus.fingerprint,
+        }
+        same_inputs(run, inputs)
+        atomic_write(run / "recipe.yaml", yaml.safe_dump(recipe.resolved(), sort_keys=False))
+        return _steps(recipe, teacher, tokenizer, corpus, progress)
+
+
+def _steps(recipe: Recipe, teacher: Decoder, tokenizer: Tokenizer, corpus: Corpus, progress: Progress) -> dict[str, Any]:
+    run, seed = recipe.run, recipe.seed
+    student = _edited(recipe, teacher, corpus, progress)
+
+    def measure(name: str) -> dict[str, Any]:
+        progress.say(f"evaluating ({name})")
+        path = run / "evaluations" / f"{name}.json"
+        return kept(path, lambda: asdict(evaluate(student, teacher, corpus.heldout)))
+
+    evaluations = {"initial": measure("initial")}
+    with progress.phase("layer-wise", corpus.train.shape[1]) as on_layer_step:
+        layers = distill.layerwise(
+            student, teacher, corpus.train, recipe.layerwise, folder=_made(run / "layerwise"), seed=seed,
+            on_step=on_layer_step,
+        )  # fmt: skip
+    evaluations["layerwise"] = measure("layerwise")
+    with progress.phase("model-wise", corpus.train.shape[1]) as on_step:
+        outcome = distill.modelwise(
+            student, teacher, corpus.train, recipe.modelwise, folder=_made(run / "modelwise"), seed=seed,
+            on_step=lambda step, steps, losses: on_step(0, step, steps, losses["kl"]),
+        )  # fmt: skip
+    evaluations["modelwise"] = measure("modelwise")
+    if not (run / "student").exists():
+        export(student, run / "student", source=recipe.teacher)
+    progress.say(f"writing {run / 'report.md'}")
+    return write_report(
+        run, student, teacher, evaluations, [asdict(layer) for layer in layers], asdict(outcome), corpus.heldout_bytes,
+        recipe.data.sequence_length,
+    )  # fmt: skip
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _edited(recipe: Recipe, teacher: Decoder, corpus: Corpus, progress: Progress) -> Decoder:
+    """The student as initialised: computed once, then read from the folder."""
+    path = recipe.run / "edit" / "attention.safetensors"
+    config_path = recipe.run / "edit" / "config.json"
+    if not path.exists():
+        progress.say(f"editing {teacher.config.num_hidden_layers} layers")
+        student = edit(teacher, recipe.target, corpus.train, recipe.seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept(config_path, lambda: own_format.raw_config(student.config))
+        shared = {id(parameter) for parameter in teacher.parameters()}
+        new = {name: p.numpy() for name, p in student.named_parameters() if id(p) not in shared}
+        atomic_write(path, save({name: np.ascontiguousarray(array) for name, array in new.items()}))
+    # Read back even when just made, so that a continued run starts from the very same arrays.
+    config = own_format.decoder_config(kept(config_path, _missing))
+    student = student_of(teacher, config)
+    for name, array in load_file(path).items():
+        student.set_parameter(name, tensor(array))
+    return student
+
+
+def _missing() -> dict[str, Any]:
+    raise ValueError("[convert] edit/config.json is missing beside edit/attention.safetensors; remove the edit folder")
+
+

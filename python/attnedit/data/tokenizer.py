@@ -1,0 +1,133 @@
+"""Tokenizer: the tokenizer files of a Hugging Face folder, run by the `tokenizers` library."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from attnedit.data.qwen_bpe import byte_level_bpe
+from attnedit.data.rows import Array
+
+DOCUMENTS_AT_A_TIME = 1024
+END_OF_TEXT = "<|endoftext|>"
+
+
+class Tokenizer:
+    """tokenizer.json, or Qwen's vocab.json and merges.txt; tokenizer_config.json where there is one.
+
+    A document begins with the tokens that the post-processor of tokenizer.json puts in front, or with bos_token where
+    add_bos_token says so (a false there takes it away). Nothing is put behind a document.
+    Raises OSError for missing files and ValueError for malformed ones.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        folder = Path(folder)
+        single, config = folder / "tokenizer.json", folder / "tokenizer_config.json"
+        vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
+        self._files = [single] if single.is_file() else [vocabulary, merges]
+        if not all(path.is_file() for path in self._files):
+            raise FileNotFoundError(f"[tokenizer] {folder} must hold tokenizer.json, or vocab.json and merges.txt")
+        self._config: dict[str, Any] = {}
+        if config.is_file():
+            self._files.append(config)
+            self._config = _json_object(config)
+        self._tokenizer = _loaded(single) if single.is_file() else byte_level_bpe(vocabulary, merges, self._config)
+        # Cutting and padding are the caller's; files written for inference may hold either.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self.vocab_size: int = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        self._prefix = self._put_in_front()
+
+    @property
+    def bos_id(self) -> int | None:
+        """The token that documents begin with, or would."""
+        return self._prefix[0] if self._prefix else self._special("bos_token")
+
+    @property
+    def eos_id(self) -> int | None:
+        return self._special("eos_token")
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether encode_documents puts a token in front of every document."""
+        return bool(self._prefix)
+
+    @property
+    def document_separator(self) -> int | None:
+        """What `pack` puts between documents: none if they begin with BOS, else <|endoftext|> or the EOS token.
+
+        Chat models keep <|endoftext|> as the end of a text and name the end of a turn as EOS.
+        """
+        if self.adds_bos:
+            return None
+        end: int | None = self._tokenizer.token_to_id(END_OF_TEXT)
+        return self.eos_id if end is None else end
+
+    def encode_documents(self, documents: Sequence[str]) -> list[Array]:
+        """Each document's tokens, int32. A special token's name in the text becomes that token, as in transformers."""
+        encoded: list[Array] = []
+        for i in range(0, len(documents), DOCUMENTS_AT_A_TIME):
+            part = list(documents[i : i + DOCUMENTS_AT_A_TIME])
+            for encoding in self._tokenizer.encode_batch_fast(part, add_special_tokens=False):
+                encoded.append(np.array(self._prefix + encoding.ids, np.int32))
+        return encoded
+
+    def decode(self, ids: Iterable[int] | Array) -> str:
+        """The text of some tokens, special ones left out."""
+        text: str = self._tokenizer.decode([int(token) for token in ids])
+        return text
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the files that decide about the tokens."""
+        digest = hashlib.sha256()
+        for path in self._files:
+            digest.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+        return digest.hexdigest()
+
+    def _put_in_front(self) -> list[int]:
+        """The tokens that every document begins with."""
+        probe = self._tokenizer.encode("a")
+        own = probe.special_tokens_mask.index(0) if 0 in probe.special_tokens_mask else 0
+        prefix: list[int] = probe.ids[:own]
+        bos = self._special("bos_token")
+        wanted = self._config.get("add_bos_token")
+        if wanted and bos is None:
+            raise ValueError(f"[tokenizer] add_bos_token needs a bos_token, got {self._config.get('bos_token')!r}")
+        if bos is not None and wanted is True and prefix[:1] != [bos]:
+            return [bos, *prefix]
+        if bos is not None and wanted is False and prefix[:1] == [bos]:
+            return prefix[1:]
+        return prefix
+
+    def _special(self, key: str) -> int | None:
+        """The id of tokenizer_config.json's token, which is text or an object with its text."""
+        token = self._config.get(key)
+        if isinstance(token, dict):
+            token = token.get("content")
+        if not isinstance(token, str):
+            return None
+        found: int | None = self._tokenizer.token_to_id(token)
+        if found is None:
+            raise ValueError(f"[tokenizer] {key} {token!r} is not in the vocabulary")
+        return found
+
+
+def _loaded(path: Path) -> Any:
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise ValueError(f"[tokenizer] {path} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        parsed = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"[tokenizer] {path} must be JSON: {error}") from None
+    if not isinstance(parsed, dict):
+        raise ValueError(f"[tokenizer] {path} must be a JSON object, got {type(parsed).__name__}")
+    return parsed

@@ -1,0 +1,56 @@
+"""What is easier seen than read: losses by position, the layers, the training curves."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def write_plots(run: Path, report: Mapping[str, Any]) -> list[str]:
+    """quality.png and training.png in run; returns their names."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(14, 4), layout="constrained")
+    curves = report["curves"]
+    left.plot(curves["positions"], curves["teacher_nll_by_position"], label="teacher")
+    left.plot(curves["positions"], curves["student_nll_by_position"], label="student")
+    left.set(xlabel="position in the document", ylabel="NLL, nats/token", title="loss by position")
+    left.legend()
+    middle.plot(curves["positions"], curves["kl_by_position"], color="C2")
+    middle.set(xlabel="position in the document", ylabel="KL, nats/token", title="distance to the teacher by position")
+    layers = report["layers"]
+    at = np.arange(len(layers))
+    right.bar(at - 0.2, [layer["nmse_initial"] for layer in layers], 0.4, label="as initialised")
+    right.bar(at + 0.2, [layer["nmse_layerwise"] for layer in layers], 0.4, label="after phase 1")
+    right.set_xticks(at, [str(layer["layer"]) for layer in layers])
+    right.set(xlabel="layer", ylabel="error / energy", title="attention output, teacher-forced")
+    right.legend()
+    figure.savefig(run / "quality.png", dpi=110)
+    pyplot.close(figure)
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(14, 4), layout="constrained")
+    for path in sorted((run / "layerwise").glob("layer_*/metrics.jsonl")):
+        left.plot(*_smooth(path, "nmse"), label=path.parent.name.replace("_", " "), linewidth=1)
+    left.set(xlabel="step", ylabel="error / energy", title="phase 1, layer by layer", yscale="log")
+    if left.lines:
+        left.legend(fontsize="small", ncols=2)
+    path = run / "modelwise" / "metrics.jsonl"
+    if path.exists():
+        right.plot(*_smooth(path, "kl"), linewidth=1)
+    right.set(xlabel="step", ylabel="KL, nats/token", title="phase 2", yscale="log")
+    figure.savefig(run / "training.png", dpi=110)
+    pyplot.close(figure)
+    return ["quality.png", "training.png"]
+
+
+def _smooth(path: Path, key: str) -> tuple[list[int], Any]:
+    """Steps and the running mean of a loss over about a fiftieth of the run."""
+    rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    values = np.array([row[key] for row in rows])
+    width = max(1, len(values) // 50)
+    return [row["step"] for row in rows][width - 1 :], np.convolve(values, np.ones(width) / width, "valid")

@@ -1,0 +1,245 @@
+"""The device: streams, events and memory, under the names that users of torch.npu and torch.cuda know."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from attnedit import _core
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device, by its index. A simulated one says so in its name."""
+
+    index: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < device_count():
+            raise ValueError(f"[Device] index must be from 0 to {device_count() - 1}, got {self.index}")
+
+    @property
+    def name(self) -> str:
+        return str(_core.device_name(self.index))
+
+
+DeviceLike: TypeAlias = Device | int | None  # None: the current device of this thread
+
+
+def _index(device: DeviceLike) -> int:
+    if device is None:
+        return current_device()
+    return device.index if isinstance(device, Device) else device
+
+
+def device_count() -> int:
+    return int(_core.device_count())
+
+
+def current_device() -> int:
+    """The index of this thread's device, 0 at first."""
+    return int(_core.current_device())
+
+
+def set_device(device: DeviceLike) -> None:
+    """Make it this thread's device."""
+    _core.set_current_device(_index(device))
+
+
+@contextmanager
+def device(device: DeviceLike) -> Iterator[None]:
+    """Use the device inside the block, and the one before it afterwards."""
+    before = current_device()
+    set_device(device)
+    try:
+        yield
+    finally:
+        set_device(before)
+
+
+def get_device_name(device: DeviceLike = None) -> str:
+    return str(_core.device_name(_index(device)))
+
+
+def is_simulated() -> bool:
+    """Whether the host computes what the device is said to compute."""
+    return bool(_core.is_simulated())
+
+
+class Stream:
+    """An ordered queue of work. Work of different streams has no order but the one that events give it."""
+
+    def __init__(self, device: DeviceLike = None) -> None:
+        self._handle = _core.Stream(_index(device))
+
+    @classmethod
+    def _of(cls, handle: Any) -> "Stream":
+        made = cls.__new__(cls)
+        made._handle = handle
+        return made
+
+    @property
+    def device(self) -> Device:
+        return Device(self._handle.device)
+
+    def synchronize(self) -> None:
+        """Wait for the work queued so far, and raise what it raised."""
+        self._handle.synchronize()
+
+    def query(self) -> bool:
+        """Whether there is nothing left to do."""
+        return bool(self._handle.query())
+
+    def record_event(self, event: "Event | None" = None) -> "Event":
+        event = event or Event()
+        event.record(self)
+        return event
+
+    def wait_event(self, event: "Event") -> None:
+        """Later work of this stream waits for the event; the caller does not."""
+        self._handle.wait(event._handle)
+
+    def wait_stream(self, stream: "Stream") -> None:
+        """Later work of this stream waits for what is queued in the other one now."""
+        self.wait_event(stream.record_event())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stream) and self._handle is other._handle
+
+    def __hash__(self) -> int:
+        return hash(self._handle)
+
+
+class Event:
+    """A mark in a stream, to wait for and to measure time with. Before its first record it counts as done."""
+
+    def __init__(self) -> None:
+        self._handle = _core.Event()
+
+    def record(self, stream: Stream | None = None) -> None:
+        self._handle.record((stream or current_stream())._handle)
+
+    def wait(self, stream: Stream | None = None) -> None:
+        """Let the stream wait for this event."""
+        (stream or current_stream()).wait_event(self)
+
+    def query(self) -> bool:
+        return bool(self._handle.query())
+
+    def synchronize(self) -> None:
+        """Wait for the event, and raise what work before it raised."""
+        self._handle.synchronize()
+
+    def elapsed_time(self, end: "Event") -> float:
+        """Milliseconds from this event to a later one; both must be done."""
+        return float(end._handle.elapsed_ms(self._handle))
+
+
+def current_stream() -> Stream:
+    """The stream that this thread launches on: its own one of the current device, unless a `stream` block says other."""
+    return Stream._of(_core.current_stream())
+
+
+@contextmanager
+def stream(stream: Stream) -> Iterator[None]:
+    """Launch on the stream, and use its device, inside the block."""
+    with device(stream.device):
+        before = _core.current_stream()
+        _core.set_current_stream(stream._handle)
+        try:
+            yield
+        finally:
+            _core.set_current_stream(before)
+
+
+def synchronize(device: DeviceLike = None) -> None:
+    """Wait for all streams of the device, and raise the first error of their work, the op's name in front."""
+    index = _index(device)
+    before = current_device()
+    if index == before:
+        _core.synchronize()
+        return
+    _core.set_current_device(index)
+    try:
+        _core.synchronize()
+    finally:
+        _core.set_current_device(before)
+
+
+def record_stream(array: npt.NDArray[Any], stream: Stream) -> None:
+    """Say that the stream uses array, pool memory of another stream: it is not reused before this use is over."""
+    _core.record_stream(array, stream._handle)
+
+
+def memory_stats(device: DeviceLike = None) -> dict[str, int]:
+    """Bytes and counts under torch's keys, such as "allocated_bytes.all.peak"."""
+    return dict(_core.memory_stats(_index(device)))
+
+
+def memory_allocated(device: DeviceLike = None) -> int:
+    """Bytes in use by arrays, in steps of 512."""
+    return memory_stats(device)["allocated_bytes.all.current"]
+
+
+def max_memory_allocated(device: DeviceLike = None) -> int:
+    """The most bytes that were in use since the start or the last reset."""
+    return memory_stats(device)["allocated_bytes.all.peak"]
+
+
+def memory_reserved(device: DeviceLike = None) -> int:
+    """Bytes taken from the device: those in use and those kept for reuse."""
+    return memory_stats(device)["reserved_bytes.all.current"]
+
+
+def reset_peak_memory_stats(device: DeviceLike = None) -> None:
+    _core.reset_peak_memory_stats(_index(device))
+
+
+def set_memory_limit(limit: int | None, device: DeviceLike = None) -> None:
+    """The most bytes to reserve, or None. Going beyond raises MemoryError, after kept memory was given back in vain."""
+    if limit is not None and limit < 0:
+        raise ValueError(f"[set_memory_limit] limit must not be negative, got {limit}")
+    _core.set_memory_limit(limit, _index(device))
+
+
+def empty_cache(device: DeviceLike = None) -> None:
+    """Give memory that is kept for reuse back, once queued work has passed it."""
+    _core.empty_cache(_index(device))
+
+
+def set_num_threads(threads: int) -> None:
+    """The cores that a kernel may use. Results do not depend on it."""
+    _core.set_num_threads(threads)
+
+
+def get_num_threads() -> int:
+    return int(_core.num_threads())
+
+
+# OpenBLAS names its kernels after processors; these are the ones that use the named instruction set or a wider one.
+_BLAS_CORES = {"avx512": {"skylakex", "cooperlake", "sapphirerapids"}}
+_BLAS_CORES["avx2"] = _BLAS_CORES["avx512"] | {"haswell", "zen"}
+
+
+def show_config() -> str:
+    """What was chosen here: version, device, instruction set, threads, BLAS. A readable text of several lines."""
+    available, total = (size / 2**30 for size in _core.memory_info(0))
+    isa, core = str(_core.isa()), str(_core.blas_core_name())
+    lines = [
+        f"attnedit         {_core.__version__} (numpy {np.__version__})",
+        f"backend          {_core.backend_name()}, {'simulated' if is_simulated() else 'hardware'}",
+        *(f"device {i}         {get_device_name(i)}" for i in range(device_count())),
+        f"memory           {total:.1f} GiB, {available:.1f} GiB free",
+        f"instruction set  {isa}",
+        f"threads          {get_num_threads()}",
+        f"OpenBLAS         core {core}; {_core.blas_config()}",
+    ]
+    if isa in _BLAS_CORES and core.lower() not in _BLAS_CORES[isa]:
+        lines.append(
+            f"warning: OpenBLAS chose {core}, narrower than {isa}: matrix products are slower than they could be;"
+            " is OPENBLAS_CORETYPE set?"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,280 @@
+#include "kernels/attention.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "support/oracle.h"
+
+namespace attnedit::kernels {
+namespace {
+
+using namespace attnedit::testing;
+
+enum class Gate { kNone, kHeadSigmoid, kHeadSoftplus, kElementSigmoid, kElementSoftplus };
+
+struct Case {
+  int64_t B, T, H, G, K, Kv, window;
+  Gate gate = Gate::kNone;
+
+  bool softplus() const { return gate == Gate::kHeadSoftplus || gate == Gate::kElementSoftplus; }
+  int64_t gate_width() const {
+    return gate == Gate::kNone ? 0 : gate == Gate::kElementSigmoid || gate == Gate::kElementSoftplus ? Kv : 1;
+  }
+  float scale() const { return 1 / std::sqrt(static_cast<float>(K)); }
+  AttentionOptions options() const {
+    return {scale(), window, softplus() ? GateActivation::kSoftplus : GateActivation::kSigmoid};
+  }
+  std::array<int64_t, 4> q_shape() const { return {B, T, H, K}; }
+  std::array<int64_t, 4> k_shape() const { return {B, T, G, K}; }
+  std::array<int64_t, 4> v_shape() const { return {B, T, G, Kv}; }
+  std::array<int64_t, 4> o_shape() const { return {B, T, H, Kv}; }
+  std::array<int64_t, 4> gate_shape() const { return {B, T, H, gate_width()}; }
+};
+
+void PrintTo(const Case& c, std::ostream* stream) {
+  *stream << "B" << c.B << "_T" << c.T << "_H" << c.H << "_G" << c.G << "_K" << c.K << "_Kv" << c.Kv << "_window"
+          << c.window << "_gate" << static_cast<int>(c.gate);
+}
+
+template <class T>
+struct Inputs {
+  std::vector<T> q, k, v, gate;
+};
+template <class T>
+struct Outputs {
+  std::vector<T> o, y, lse;
+};
+
+Inputs<float> inputs_of(const Case& c) {
+  return {normal(c.B * c.T * c.H * c.K, 1), normal(c.B * c.T * c.G * c.K, 2), normal(c.B * c.T * c.G * c.Kv, 3),
+          normal(c.B * c.T * c.H * c.gate_width(), 4)};
+}
+
+// The definition, in any number type: the only other place that knows the formula.
+template <class T>
+Outputs<T> reference(const Inputs<T>& x, const Case& c) {
+  Outputs<T> r{std::vector<T>(c.B * c.T * c.H * c.Kv), {}, std::vector<T>(c.B * c.H * c.T)};
+  r.y.resize(r.o.size());
+  for (int64_t b = 0; b < c.B; ++b)
+    for (int64_t h = 0; h < c.H; ++h)
+      for (int64_t t = 0; t < c.T; ++t) {
+        const int64_t row = (b * c.T + t) * c.H + h, g = h / (c.H / c.G);
+        const int64_t first = c.window > 0 ? std::max<int64_t>(0, t - c.window + 1) : 0;
+        std::vector<T> s(t - first + 1);
+        double top = -1e300;
+        for (int64_t j = first; j <= t; ++j) {
+          T dot = 0;
+          for (int64_t i = 0; i < c.K; ++i) dot += x.q[row * c.K + i] * x.k[((b * c.T + j) * c.G + g) * c.K + i];
+          s[j - first] = dot * double(c.scale());
+          top = std::max(top, std::real(s[j - first]));
+        }
+        T total = 0;
+        for (T& p : s) total += p = std::exp(p - top);
+        for (int64_t j = first; j <= t; ++j)
+          for (int64_t i = 0; i < c.Kv; ++i)
+            r.o[row * c.Kv + i] += s[j - first] / total * x.v[((b * c.T + j) * c.G + g) * c.Kv + i];
+        r.lse[(b * c.H + h) * c.T + t] = (top + std::log(total)) / std::log(2.0);
+        for (int64_t i = 0; i < c.Kv; ++i) {
+          T factor = 1;
+          if (c.gate_width()) {
+            const T gate = x.gate[row * c.gate_width() + (c.gate_width() > 1 ? i : 0)];
+            factor = c.softplus() ? std::log(1.0 + std::exp(gate)) : 1.0 / (1.0 + std::exp(-gate));
+          }
+          r.y[row * c.Kv + i] = factor * r.o[row * c.Kv + i];
+        }
+      }
+  return r;
+}
+
+Outputs<float> forward(const Inputs<float>& x, const Case& c) {
+  const bool gated = c.gate != Gate::kNone;
+  Outputs<float> r{std::vector<float>(c.B * c.T * c.H * c.Kv, 7.f), {}, std::vector<float>(c.B * c.H * c.T, 7.f)};
+  r.y.resize(gated ? r.o.size() : 0);
+  const int64_t need = attention_forward_workspace(c.B, c.T, c.H, c.G, c.K, c.Kv);
+  std::vector<float> workspace(need, std::nanf(""));
+  attention_forward(in<4>(x.q, c.q_shape()), in<4>(x.k, c.k_shape()), in<4>(x.v, c.v_shape()),
+                    in<4>(x.gate, c.gate_shape()), c.options(), out<4>(r.o, c.o_shape()), out<4>(r.y, c.o_shape()),
+                    out<3>(r.lse, {c.B, c.H, c.T}), out<1>(workspace, {need}))();
+  return r;
+}
+
+Inputs<float> backward(const std::vector<float>& dy, const Inputs<float>& x, const Outputs<float>& r, const Case& c) {
+  const auto stale = [](const std::vector<float>& like) { return std::vector<float>(like.size(), 7.f); };
+  Inputs<float> d{stale(x.q), stale(x.k), stale(x.v), stale(x.gate)};
+  const int64_t need = attention_backward_workspace(c.B, c.T, c.H, c.G, c.K, c.Kv);
+  std::vector<float> workspace(need, std::nanf(""));
+  attention_backward(in<4>(dy, c.o_shape()), in<4>(x.q, c.q_shape()), in<4>(x.k, c.k_shape()), in<4>(x.v, c.v_shape()),
+                     in<4>(x.gate, c.gate_shape()), c.options(), in<4>(r.o, c.o_shape()), in<3>(r.lse, {c.B, c.H, c.T}),
+                     out<4>(d.q, c.q_shape()), out<4>(d.k, c.k_shape()), out<4>(d.v, c.v_shape()),
+                     out<4>(d.gate, c.gate_shape()), out<1>(workspace, {need}))();
+  return d;
+}
+
+class Attention : public ::testing::TestWithParam<Case> {};
+
+TEST_P(Attention, ForwardMatchesReference) {
+  const Case c = GetParam();
+  const Inputs<float> x = inputs_of(c);
+  const auto want =
+      reference<double>({lift<double>(x.q), lift<double>(x.k), lift<double>(x.v), lift<double>(x.gate)}, c);
+  on_every_isa([&] {
+    const Outputs<float> got = forward(x, c);
+    expect_close(got.o, want.o, 3e-6, "o");
+    expect_close(got.lse, want.lse, 3e-6, "lse");
+    if (c.gate != Gate::kNone) expect_close(got.y, want.y, 3e-6, "y");
+  });
+}
+
+// Every element of a short case; of a long one, every few: a complex step costs a whole forward pass.
+TEST_P(Attention, BackwardMatchesComplexStep) {
+  const Case c = GetParam();
+  const Inputs<float> x = inputs_of(c);
+  const auto dy = normal(c.B * c.T * c.H * c.Kv, 5);
+  Inputs<Complex> z{lift<Complex>(x.q), lift<Complex>(x.k), lift<Complex>(x.v), lift<Complex>(x.gate)};
+  const auto step = [&](std::vector<Complex>& input) {
+    const size_t stride = c.T < 20 ? 1 : input.size() / 16 | 1;
+    std::vector<std::pair<size_t, double>> slopes;
+    for (size_t i = stride / 2; i < input.size(); i += stride) {
+      input[i] += Complex(0, 1e-50);
+      const auto y = reference(z, c).y;
+      input[i] = input[i].real();
+      double slope = 0;
+      for (size_t j = 0; j < y.size(); ++j) slope += double(dy[j]) * y[j].imag();
+      slopes.push_back({i, slope / 1e-50});
+    }
+    return slopes;
+  };
+  const auto q = step(z.q), k = step(z.k), v = step(z.v), gate = step(z.gate);
+  const auto expect = [](const std::vector<float>& got, const std::vector<std::pair<size_t, double>>& want,
+                         const char* what) {
+    for (const auto& [i, slope] : want)
+      ASSERT_NEAR(got[i], slope, 2e-5 * (1 + std::abs(slope)))
+          << what << "[" << i << "] (" << simd::name(simd::isa()) << ", " << num_threads() << " threads)";
+  };
+  const int before = num_threads();
+  on_every_isa([&] {
+    for (int threads : {1, 3}) {
+      set_num_threads(threads);
+      const Inputs<float> d = backward(dy, x, forward(x, c), c);
+      expect(d.q, q, "dq");
+      expect(d.k, k, "dk");
+      expect(d.v, v, "dv");
+      expect(d.gate, gate, "dgate");
+    }
+  });
+  set_num_threads(before);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Cases, Attention,
+    ::testing::Values(Case{1, 1, 1, 1, 1, 1, 0}, Case{2, 9, 4, 2, 8, 8, 0}, Case{1, 7, 2, 1, 5, 3, 3},
+                      Case{1, 13, 7, 1, 5, 2, 4, Gate::kHeadSigmoid}, Case{2, 6, 2, 2, 3, 17, 1, Gate::kElementSigmoid},
+                      Case{1, 8, 3, 3, 16, 5, 100, Gate::kHeadSoftplus},
+                      Case{1, 5, 2, 1, 33, 40, 0, Gate::kElementSoftplus}, Case{1, 97, 2, 1, 4, 3, 0},
+                      Case{1, 401, 2, 1, 3, 2, 0, Gate::kHeadSigmoid}, Case{1, 389, 2, 2, 2, 3, 37},
+                      Case{1, 300, 1, 1, 6, 5, 193, Gate::kElementSigmoid}, Case{1, 107, 2, 1, 64, 80, 0},
+                      Case{1, 100, 1, 1, 192, 128, 50, Gate::kHeadSoftplus}));
+
+TEST(AttentionBits, SameForAnyThreads) {
+  for (const Case c : {Case{1, 500, 4, 2, 24, 20, 0, Gate::kElementSigmoid}, Case{2, 450, 6, 2, 5, 16, 130},
+                       Case{5, 50, 4, 2, 8, 8, 0, Gate::kHeadSigmoid}}) {
+    const Inputs<float> x = inputs_of(c);
+    const auto dy = normal(c.B * c.T * c.H * c.Kv, 5);
+    on_every_isa([&] {
+      expect_same_bits_for_any_threads([&] {
+        const Outputs<float> r = forward(x, c);
+        const Inputs<float> d = backward(dy, x, r, c);
+        std::vector<float> all;
+        for (const auto* part : {&r.o, &r.y, &r.lse, &d.q, &d.k, &d.v, &d.gate})
+          all.insert(all.end(), part->begin(), part->end());
+        return all;
+      });
+    });
+  }
+}
+
+TEST(AttentionEdges, NoTokensOrNoBatchIsNothing) {
+  for (const Case c : {Case{2, 0, 2, 1, 4, 4, 0}, Case{0, 5, 2, 1, 4, 4, 0}}) {
+    const Inputs<float> x = inputs_of(c);
+    EXPECT_TRUE(forward(x, c).o.empty());
+    EXPECT_TRUE(backward({}, x, {}, c).q.empty());
+  }
+}
+
+// Scores of several hundred, whose differences underflow, and a gate that saturates.
+TEST(AttentionEdges, HugeScoresStayFinite) {
+  const Case c{1, 150, 2, 1, 8, 8, 0, Gate::kHeadSoftplus};
+  Inputs<float> x = inputs_of(c);
+  for (float& value : x.q) value *= 300;
+  for (float& value : x.gate) value *= 200;
+  const auto want =
+      reference<double>({lift<double>(x.q), lift<double>(x.k), lift<double>(x.v), lift<double>(x.gate)}, c);
+  on_every_isa([&] {
+    const Outputs<float> got = forward(x, c);
+    expect_close(got.o, want.o, 5e-4, "o");
+    for (const float value : backward(got.y, x, got, c).k) ASSERT_TRUE(std::isfinite(value));
+    for (const float value : got.y) ASSERT_TRUE(std::isfinite(value));
+  });
+}
+
+TEST(AttentionEdges, NanIsNotHidden) {
+  const Case c{1, 120, 1, 1, 8, 8, 0, Gate::kHeadSigmoid};
+  Inputs<float> x = inputs_of(c);
+  x.q[100 * 8 + 3] = std::numeric_limits<float>::quiet_NaN();
+  x.gate[7] = std::numeric_limits<float>::quiet_NaN();
+  on_every_isa([&] {
+    const Outputs<float> got = forward(x, c);
+    for (int64_t t = 0; t < c.T; ++t)
+      ASSERT_EQ(std::isnan(got.y[t * 8]), t == 7 || t == 100) << t << " " << simd::name(simd::isa());
+  });
+}
+
+std::string message(const std::function<void()>& body) {
+  try {
+    body();
+  } catch (const std::invalid_argument& e) {
+    return e.what();
+  }
+  return "nothing was raised";
+}
+
+TEST(AttentionMessages, NameWhatWasWanted) {
+  std::vector<float> x(64);
+  const auto call = [&](std::array<int64_t, 4> k, std::array<int64_t, 4> v, std::array<int64_t, 4> gate, bool y,
+                        int64_t space) {
+    (void)attention_forward(in<4>(x, {1, 2, 4, 3}), in<4>(x, k), in<4>(x, v),
+                            gate[3] ? in<4>(x, gate) : View<const float, 4>{}, {1.f}, out<4>(x, {1, 2, 4, 5}),
+                            y ? out<4>(x, {1, 2, 4, 5}) : View<float, 4>{}, out<3>(x, {1, 4, 2}), out<1>(x, {space}));
+  };
+  const std::array<int64_t, 4> k{1, 2, 2, 3}, v{1, 2, 2, 5}, none{};
+  EXPECT_EQ(message([&] {
+              call({1, 2, 2, 4}, v, none, false, 64);
+            }),
+            "[attention_forward] k must have shape (1, 2, 2, 3), got (1, 2, 2, 4)");
+  EXPECT_EQ(message([&] {
+              call({1, 2, 3, 3}, {1, 2, 3, 5}, none, false, 64);
+            }),
+            "[attention_forward] k must have a number of heads that divides 4, got 3");
+  EXPECT_EQ(message([&] {
+              call(k, v, {1, 2, 4, 2}, true, 64);
+            }),
+            "[attention_forward] gate must have shape (1, 2, 4, 1) or (1, 2, 4, 5), got (1, 2, 4, 2)");
+  EXPECT_EQ(message([&] {
+              call(k, v, {1, 2, 4, 1}, false, 64);
+            }),
+            "[attention_forward] y must be given with a gate, and only then");
+  EXPECT_EQ(message([&] { call(k, v, none, false, 64); }),
+            "[attention_forward] workspace must have at least " +
+                std::to_string(attention_forward_workspace(1, 2, 4, 2, 3, 5)) + " floats, got 64");
+  EXPECT_EQ(message([&] {
+              (void)attention_backward(in<4>(x, {1, 2, 4, 5}), in<4>(x, {1, 2, 4, 3}), in<4>(x, k), in<4>(x, v), {},
+                                       {1.f}, in<4>(x, {1, 2, 4, 5}), in<3>(x, {1, 4, 2}), out<4>(x, {1, 2, 4, 3}),
+                                       out<4>(x, k), out<4>(x, k), {}, out<1>(x, {64}));
+            }),
+            "[attention_backward] dv must have shape (1, 2, 2, 5), got (1, 2, 2, 3)");
+}
+
+}  // namespace
+}  // namespace attnedit::kernels

@@ -1,0 +1,205 @@
+#include "kernels/gemm.h"
+
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <thread>
+
+#include "support/oracle.h"
+
+namespace attnedit::kernels {
+namespace {
+
+using namespace attnedit::testing;
+
+// sum_k op(A)_ik op(B)_kj, the only product that the tests trust.
+std::vector<double> product(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k,
+                            const std::vector<float>& a, const std::vector<float>& b) {
+  std::vector<double> c(m * n);
+  for (int64_t i = 0; i < m; ++i)
+    for (int64_t l = 0; l < k; ++l) {
+      const double a_il = transpose_a ? a[l * m + i] : a[i * k + l];
+      for (int64_t j = 0; j < n; ++j) c[i * n + j] += a_il * double(transpose_b ? b[j * k + l] : b[l * n + j]);
+    }
+  return c;
+}
+
+// A weight in its storage type, and the numbers that it stands for.
+struct Stored {
+  DType dtype;
+  std::array<int64_t, 2> shape;
+  std::vector<float> numbers;
+  std::vector<uint16_t> halves;
+
+  Stored(DType type, int64_t O, int64_t I, unsigned seed) : dtype(type), shape{O, I}, numbers(normal(O * I, seed)) {
+    if (dtype == DType::kFloat32) return;
+    for (float& number : numbers) {
+      const uint32_t bits = std::bit_cast<uint32_t>(number);
+      if (dtype == DType::kBFloat16) {
+        halves.push_back(bits >> 16);
+        number = std::bit_cast<float>(bits & 0xffff0000u);
+      } else {  // multiples of 1/256 below 4 are exact in float16
+        number = std::clamp(std::round(number * 256) / 256, -3.f, 3.f);
+        const uint32_t exact = std::bit_cast<uint32_t>(number);
+        halves.push_back(number == 0 ? 0 : (exact >> 16 & 0x8000) | ((exact & 0x7fffffff) - (112u << 23)) >> 13);
+      }
+    }
+  }
+  WeightView<2> view() const {
+    return {dtype == DType::kFloat32 ? static_cast<const void*>(numbers.data()) : halves.data(), dtype, shape};
+  }
+};
+
+struct Shape {
+  int64_t N, I, O;
+  DType dtype = DType::kFloat32;
+};
+class Gemm : public ::testing::TestWithParam<Shape> {};
+
+TEST_P(Gemm, ForwardMatchesReference) {
+  const auto [N, I, O, dtype] = GetParam();
+  const auto x = normal(N * I, 1), bias = normal(O, 3);
+  const Stored weight(dtype, O, I, 2);
+  auto want = product(false, true, N, O, I, x, weight.numbers);
+  on_every_isa([&, N = N, I = I, O = O, dtype = dtype] {
+    std::vector<float> y(N * O, 7.f), scratch(gemm_workspace(N, I, O, dtype));
+    const auto workspace = out<1>(scratch, {int64_t(scratch.size())});
+    gemm_forward(in<2>(x, {N, I}), weight.view(), {}, out<2>(y, {N, O}), workspace)();
+    expect_close(y, want, 1e-4, "y without bias");
+    gemm_forward(in<2>(x, {N, I}), weight.view(), in<1>(bias, {O}), out<2>(y, {N, O}), workspace)();
+    for (int64_t i = 0; i < N * O; ++i) y[i] -= bias[i % O];
+    expect_close(y, want, 1e-4, "y - bias");
+  });
+}
+
+TEST_P(Gemm, BackwardMatchesReference) {
+  const auto [N, I, O, dtype] = GetParam();
+  const auto x = normal(N * I, 1), dy = normal(N * O, 4);
+  const Stored weight(dtype, O, I, 2);
+  const auto want_dx = product(false, false, N, I, O, dy, weight.numbers);
+  const auto want_dweight = product(true, false, O, I, N, dy, x);
+  const auto want_dbias = product(false, false, 1, O, N, std::vector<float>(N, 1.f), dy);
+  on_every_isa([&, N = N, I = I, O = O, dtype = dtype] {
+    std::vector<float> dx(N * I, 7.f), dweight(O * I, 1.f), dbias(O, 1.f), scratch(gemm_workspace(N, I, O, dtype));
+    gemm_input_backward(in<2>(dy, {N, O}), weight.view(), out<2>(dx, {N, I}),
+                        out<1>(scratch, {int64_t(scratch.size())}))();
+    gemm_weight_backward(in<2>(dy, {N, O}), in<2>(x, {N, I}), out<2>(dweight, {O, I}), out<1>(dbias, {O}))();
+    for (float& value : dweight) value -= 1;  // they accumulate
+    for (float& value : dbias) value -= 1;
+    expect_close(dx, want_dx, 1e-4, "dx");
+    expect_close(dweight, want_dweight, 1e-4, "dweight");
+    expect_close(dbias, want_dbias, 1e-4, "dbias");
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, Gemm,
+                         ::testing::Values(Shape{1, 1, 1}, Shape{2, 7, 3}, Shape{5, 123, 31}, Shape{1, 123, 67},
+                                           Shape{3, 64, 257}, Shape{0, 4, 5}, Shape{3, 0, 5}, Shape{3, 4, 0},
+                                           Shape{157, 131, 163}, Shape{521, 67, 129}, Shape{1, 7, 5, DType::kBFloat16},
+                                           Shape{7, 131, 257, DType::kBFloat16}, Shape{2, 7, 5, DType::kFloat16},
+                                           Shape{67, 131, 257, DType::kFloat16},
+                                           Shape{150, 131, 257, DType::kBFloat16}));
+
+TEST(Gemm, WidensBlockByBlock) {
+  const int64_t N = 9, I = 8192, O = 600;  // one block holds 512 rows
+  const auto x = normal(N * I, 1, 0.1f), dy = normal(N * O, 2);
+  const Stored weight(DType::kBFloat16, O, I, 3);
+  std::vector<float> y(N * O), dx(N * I), scratch(gemm_workspace(N, I, O, DType::kBFloat16));
+  ASSERT_LT(int64_t(scratch.size()), O * I);
+  const auto workspace = out<1>(scratch, {int64_t(scratch.size())});
+  gemm_forward(in<2>(x, {N, I}), weight.view(), {}, out<2>(y, {N, O}), workspace)();
+  gemm_input_backward(in<2>(dy, {N, O}), weight.view(), out<2>(dx, {N, I}), workspace)();
+  expect_close(y, product(false, true, N, O, I, x, weight.numbers), 1e-4, "y");
+  expect_close(dx, product(false, false, N, I, O, dy, weight.numbers), 1e-4, "dx");
+}
+
+std::vector<float> every_product(const std::vector<float>& x, const Stored& weight, const std::vector<float>& dy,
+                                 int64_t N) {
+  const auto [O, I] = weight.shape;
+  std::vector<float> y(N * O), dx(N * I), dweight(O * I), dbias(O), scratch(gemm_workspace(N, I, O, weight.dtype));
+  const auto workspace = out<1>(scratch, {int64_t(scratch.size())});
+  gemm_forward(in<2>(x, {N, I}), weight.view(), {}, out<2>(y, {N, O}), workspace)();
+  gemm_input_backward(in<2>(dy, {N, O}), weight.view(), out<2>(dx, {N, I}), workspace)();
+  gemm_weight_backward(in<2>(dy, {N, O}), in<2>(x, {N, I}), out<2>(dweight, {O, I}), out<1>(dbias, {O}))();
+  for (const auto* part : {&dx, &dweight, &dbias}) y.insert(y.end(), part->begin(), part->end());
+  return y;
+}
+
+TEST(Gemm, SameBitsForAnyThreads) {
+  for (DType dtype : {DType::kFloat32, DType::kBFloat16})
+    for (const std::array<int64_t, 3> shape : {std::array<int64_t, 3>{300, 257, 600}, {70, 60, 90}, {1, 600, 1200}}) {
+      const auto [N, I, O] = shape;
+      const auto x = normal(N * I, 1), dy = normal(N * O, 3);
+      const Stored weight(dtype, O, I, 2);
+      expect_same_bits_for_any_threads([&, N = N] { return every_product(x, weight, dy, N); });
+    }
+}
+
+TEST(Gemm, SameBitsOnAnotherThread) {  // where OpenBLAS, left alone, would open its own parallel region
+  const int64_t N = 130, I = 110, O = 120;
+  const auto x = normal(N * I, 1), dy = normal(N * O, 3);
+  const Stored weight(DType::kFloat32, O, I, 2);
+  const auto here = every_product(x, weight, dy, N);
+  std::vector<float> there;
+  std::thread([&] { there = every_product(x, weight, dy, N); }).join();
+  EXPECT_EQ(there, here);
+}
+
+TEST(Gemm, TileHonoursStridesAndScales) {
+  const int64_t m = 3, n = 5, k = 4, lda = 9, ldb = 8, ldc = 11;
+  const auto a = normal(m * lda, 1), b = normal(n * ldb, 2), before = normal(m * ldc, 3);
+  auto c = before;
+  gemm_tile(false, true, m, n, k, 2, a.data(), lda, b.data(), ldb, 0.5f, c.data(), ldc);
+  for (int64_t i = 0; i < m; ++i)
+    for (int64_t j = 0; j < ldc; ++j) {
+      double want = before[i * ldc + j];
+      if (j < n) {
+        want *= 0.5;
+        for (int64_t l = 0; l < k; ++l) want += 2.0 * a[i * lda + l] * b[j * ldb + l];
+      }
+      EXPECT_NEAR(c[i * ldc + j], want, 1e-5);
+    }
+}
+
+template <class F>
+void expect_message(const F& call, const char* message) {
+  try {
+    (void)call();
+    FAIL() << message;
+  } catch (const std::invalid_argument& e) {
+    EXPECT_STREQ(e.what(), message);
+  }
+}
+
+TEST(Gemm, NamesTheShapeItWanted) {
+  std::vector<float> x(8), w(12), y(6), bias(3);
+  const WeightView<2> weight{w.data(), DType::kFloat32, {3, 4}}, half{w.data(), DType::kBFloat16, {3, 4}};
+  expect_message(
+      [&] {
+        return gemm_forward(in<2>(x, {4, 2}), weight, {}, out<2>(y, {2, 3}), {});
+      },
+      "[gemm_forward] weight must have shape (3, 2), got (3, 4)");
+  expect_message(
+      [&] {
+        return gemm_forward(in<2>(x, {2, 4}), weight, in<1>(x, {8}), out<2>(y, {2, 3}), {});
+      },
+      "[gemm_forward] bias must have shape (3,), got (8,)");
+  expect_message(
+      [&] {
+        return gemm_forward(in<2>(x, {2, 4}), half, {}, out<2>(y, {2, 3}), {});
+      },
+      "[gemm_forward] workspace must have at least 12 floats, got 0");
+  expect_message(
+      [&] {
+        return gemm_input_backward(in<2>(y, {2, 3}), weight, out<2>(x, {4, 2}), {});
+      },
+      "[gemm_input_backward] dx must have shape (2, 4), got (4, 2)");
+  expect_message(
+      [&] {
+        return gemm_weight_backward(in<2>(y, {2, 3}), in<2>(x, {2, 4}), out<2>(w, {4, 3}), {});
+      },
+      "[gemm_weight_backward] dweight must have shape (3, 4), got (4, 3)");
+}
+
+}  // namespace
+}  // namespace attnedit::kernels

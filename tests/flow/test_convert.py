@@ -1,0 +1,240 @@
+"""The whole story on a tiny model, as people run it: from the command line, killed, refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import attnedit as ae
+from tiny import write_recipe, write_teacher, words
+
+
+def attnedit(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from attnedit.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def student_bytes(folder: Path) -> bytes:
+    return (folder / "run/student/model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A conversion that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = attnedit("convert", write_recipe(folder))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_the_report_has_what_is_promised(finished: Path) -> None:
+    report = json.loads((finished / "run/report.json").read_text())
+    phases = {"initial", "layerwise", "modelwise"}
+    assert report["teacher"]["nll"] > 0 and set(report["student"]["nll"]) == phases
+    assert set(report["kl"]) == phases == set(report["top1_agreement"])
+    assert report["kl"]["modelwise"] < report["kl"]["initial"]
+    assert report["kv_bytes_per_token"] == {"teacher": 2 * 2 * 2 * 2 * 8, "student": 2 * 2 * (12 + 8)}
+    assert report["tokens"] > 100
+    assert [sorted(layer) for layer in report["layers"]] == [["layer", "nmse_initial", "nmse_layerwise"]] * 2
+    for name in ("report.md", "quality.png", "training.png", "provenance.json", "recipe.yaml"):
+        assert (finished / "run" / name).stat().st_size > 100, name
+
+
+def test_the_student_loads_and_its_quality_is_the_reported_one(finished: Path) -> None:
+    report = json.loads((finished / "run/report.json").read_text())
+    heldout = ["--text", finished / "heldout.txt", "--separator", "\n\n", "--sequence-length", 32]
+    (finished / "heldout.txt").write_text(words(30, 7))
+    again = attnedit("evaluate", finished / "run/student", "--teacher", finished / "teacher", *heldout)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["kl"] == pytest.approx(report["kl"]["modelwise"], rel=0.5)
+
+
+def test_a_second_call_reuses_what_is_there(finished: Path) -> None:
+    before = (finished / "run/student/model.safetensors").stat().st_mtime_ns
+    again = attnedit("convert", finished / "recipe.yaml")
+    assert again.returncode == 0, again.stderr
+    assert (finished / "run/student/model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("attention", ["mla", "gate_swa"])
+def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path: Path, finished: Path, attention: str) -> None:
+    target = {"target": {"attention": "gate_swa", "sliding_window": 8}} if attention == "gate_swa" else {}
+    if target:
+        calm = tmp_path / "calm"
+        calm.mkdir()
+        assert attnedit("convert", write_recipe(calm, **target)).returncode == 0
+        finished = calm
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    recipe = write_recipe(folder, **target)
+    command = [sys.executable, "-c", "from attnedit.cli import main; main()", "convert", str(recipe)]
+    # Saves after every step, so that a kill finds a state to continue from in both phases.
+    environment = os.environ | {"ATTNEDIT_SAVE_SECONDS": "0"}
+    marks = ["provenance.json", "edit", "layerwise/layer_000", "layerwise/layer_001", "modelwise", "student"]
+    kills = 0
+    for mark in marks:
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        while process.poll() is None and not (folder / "run" / mark).exists():
+            time.sleep(0.002)
+        time.sleep(0.05)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills >= 3
+    assert attnedit("convert", recipe).returncode == 0
+    assert student_bytes(folder) == student_bytes(finished)
+
+
+def test_ctrl_c_leaves_a_checkpoint(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, modelwise={"tokens": 10_000_000})
+    command = [sys.executable, "-c", "from attnedit.cli import main; main()", "convert", str(recipe)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (tmp_path / "run/modelwise/metrics.jsonl").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "the same command continues" in said
+    assert (tmp_path / "run/modelwise/state.safetensors").exists()
+
+
+def test_a_second_process_on_the_same_run_is_refused(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, modelwise={"tokens": 10_000_000})
+    command = [sys.executable, "-c", "from attnedit.cli import main; main()", "convert", str(recipe)]
+    first = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while first.poll() is None and not (tmp_path / "run/edit").exists():
+        time.sleep(0.01)
+    second = attnedit("convert", recipe)
+    first.kill()
+    first.wait()
+    assert_refused(second, "is in use by another process")
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], message: str) -> None:
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("attnedit: ")]
+    assert len(lines) == 1 and message in lines[0], done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"targett": 1}, "unknown key 'targett'; the known ones are teacher, target, data, run"),
+        ({"target": {"attention": "mla", "kv_lora_rnk": 4}}, "target: unknown key 'kv_lora_rnk'; the known ones are kv_lora_rank"),
+        ({"target": {"attention": "mamba"}}, "target: attention must be one of mla, gate_swa, got 'mamba'"),
+        ({"target": {"attention": "mla", "kv_lora_rank": "many"}}, "kv_lora_rank"),
+        ({"target": {"attention": "mla", "kv_lora_rank": 8, "v_head_dim": 4}}, "must equal o_proj's input width 32"),
+        ({"data": {"train": ["nothing*.txt"]}}, "nothing*.txt"),
+        ({"data": {"train": ["corpus.txt"], "sequence_length": 4096}}, "sequence_length must be at most"),
+        ({"modelwise": {"learning_rate": "fast"}}, "learning_rate"),
+        ({"teacher": "nowhere"}, "nowhere"),
+        ({"memory_limit_gib": 1e-6}, "memory"),
+    ],
+)
+def test_a_bad_recipe_is_refused_in_one_line(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    done = attnedit("convert", write_recipe(tmp_path, **changes))
+    assert_refused(done, message)
+    assert not (tmp_path / "run/student").exists()
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    recipe.write_text("teacher: teacher\ndata: {train: [corpus.txt]}\n")
+    assert_refused(attnedit("convert", recipe), "target is missing; run is missing")
+
+
+def test_a_run_made_from_other_inputs_is_refused(finished: Path) -> None:
+    text = (finished / "recipe.yaml").read_text()
+    other = finished / "other.yaml"
+    other.write_text(text.replace("kv_lora_rank: 12", "kv_lora_rank: 10"))
+    assert_refused(attnedit("convert", other), "recipe.target.kv_lora_rank is 10 now and was 12")
+
+
+def broken(folder: Path, change: str) -> Path:
+    recipe = write_recipe(folder)
+    path = folder / "teacher/model.safetensors"
+    config = folder / "teacher/config.json"
+    tensors = {k: v.copy() for k, v in load_file(path).items()}
+    raw = json.loads(config.read_text())
+    if change == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif change == "missing":
+        del tensors["model.layers.1.self_attn.k_proj.weight"]
+        save_file(tensors, path)
+    elif change == "shape":
+        name = "model.layers.1.self_attn.k_proj.weight"
+        tensors[name] = np.ascontiguousarray(tensors[name][:-1])
+        save_file(tensors, path)
+    elif change == "nan":
+        tensors["model.layers.0.mlp.up_proj.weight"][3, 5] = np.nan
+        save_file(tensors, path)
+    elif change == "type":
+        config.write_text(json.dumps(raw | {"model_type": "gpt2"}))
+    elif change == "vocabulary":
+        for name in ("model.embed_tokens.weight",):
+            tensors[name] = np.ascontiguousarray(tensors[name][:100])
+        save_file(tensors, path)
+        config.write_text(json.dumps(raw | {"vocab_size": 100}))
+    elif change == "tiny":
+        (folder / "corpus.txt").write_text("a tree")
+    elif change == "empty":
+        (folder / "corpus.txt").write_text("")
+    elif change == "pickle":
+        path.rename(folder / "teacher/pytorch_model.bin")
+    return recipe
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("truncated", "model.safetensors"),
+        ("missing", "model.layers.1.self_attn.k_proj.weight"),
+        ("shape", "model.layers.1.self_attn.k_proj.weight must have shape (16, 24), got (15, 24)"),
+        ("nan", "model.layers.0.mlp.up_proj.weight holds NaN or Inf"),
+        ("type", "model_type must be one of attnedit, llama, qwen2, qwen3, got 'gpt2'"),
+        ("vocabulary", "the tokenizer has 300 tokens, the teacher's vocabulary only 100"),
+        ("tiny", "too few"),
+        ("empty", "corpus.txt"),
+        ("pickle", "safetensors"),
+    ],
+)
+def test_a_bad_checkpoint_or_corpus_is_refused_in_one_line(tmp_path: Path, change: str, message: str) -> None:
+    assert_refused(attnedit("convert", broken(tmp_path, change)), message)
+
+
+def test_plan_info_generate_and_export_run(finished: Path, tmp_path: Path) -> None:
+    planned = attnedit("plan", finished / "recipe.yaml", "--context", 64)
+    assert planned.returncode == 0 and "(-37.5 %)" in planned.stdout, planned.stdout + planned.stderr
+    assert "2 MLA" in attnedit("info", finished / "run/student").stdout
+    text = attnedit("generate", finished / "run/student", "--prompt", "the river", "--tokens", 5)
+    assert text.returncode == 0 and "the river" in text.stdout, text.stderr
+    done = attnedit("export", finished / "run/student", "--out", tmp_path / "out", "--format", "deepseek_v3")
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["model_type"] == "deepseek_v3" and config["kv_lora_rank"] == 12
+    assert (tmp_path / "out/tokenizer.json").exists()
+    assert_refused(
+        attnedit("export", finished / "teacher", "--out", tmp_path / "no", "--format", "deepseek_v3"),
+        "deepseek_v3 cannot hold this model: every layer must be MLA; attnedit can",
+    )
+
+
+def test_the_notebook_story(tmp_path: Path) -> None:
+    teacher = ae.load(write_teacher(tmp_path / "teacher", words(20, 0)))
+    tokens = np.random.default_rng(0).integers(0, 300, (40, 32)).astype(np.int32)
+    student = ae.edit(teacher, ae.MLA(kv_lora_rank=12, qk_rope_head_dim=8), tokens)
+    ae.distill.layerwise(student, teacher, tokens, ae.distill.LayerwiseOptions(tokens=1000))
+    ae.distill.modelwise(student, teacher, tokens, ae.distill.ModelwiseOptions(tokens=1000))
+    report = ae.evaluate(student, teacher, list(tokens[:8]))
+    assert 0 <= report.kl < 5
+    again = ae.load(ae.export(student, tmp_path / "out"))
+    np.testing.assert_array_equal(again.logits(tokens[:1]).numpy(), student.logits(tokens[:1]).numpy())

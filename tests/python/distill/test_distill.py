@@ -1,0 +1,124 @@
+"""Both phases on a tiny model: what trains, what stays, and that a kill changes nothing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import attnedit as ae
+from attnedit import distill
+from attnedit.distill.loop import Losses, Saved, descend, train
+from attnedit.distill.optimizer import AdamW
+from attnedit.distill.schedule import Schedule
+from attnedit.models import Decoder
+
+PHASE1 = distill.LayerwiseOptions(tokens=32 * 60, learning_rate=1e-2)
+PHASE2 = distill.ModelwiseOptions(tokens=32 * 60, learning_rate=3e-3, feature_weight=0.05)
+
+
+def student_of(teacher: Decoder, rows: np.ndarray, init: str = "random") -> Decoder:
+    return ae.edit(teacher, ae.MLA(kv_lora_rank=16, qk_rope_head_dim=8, init=init), rows)  # type: ignore[arg-type]
+
+
+def bits(model: Decoder) -> dict[str, np.ndarray]:
+    return {path: parameter.numpy().copy() for path, parameter in model.named_parameters()}
+
+
+def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
+    assert a.keys() == b.keys()
+    for path in a:
+        np.testing.assert_array_equal(a[path], b[path], err_msg=path)
+
+
+def test_layerwise_brings_every_layers_error_down(teacher: Decoder, rows: np.ndarray) -> None:
+    before = bits(teacher)
+    results = distill.layerwise(student_of(teacher, rows), teacher, rows, PHASE1)
+    assert [r.layer for r in results] == [0, 1]
+    assert all(r.nmse_layerwise < 0.8 * r.nmse_initial for r in results), results
+    assert_same(bits(teacher), before)
+
+
+def test_layers_alone_together_and_in_any_order_give_the_same_bits(teacher: Decoder, rows: np.ndarray) -> None:
+    together, one_by_one = student_of(teacher, rows), student_of(teacher, rows)
+    distill.layerwise(together, teacher, rows, PHASE1)
+    distill.layerwise(one_by_one, teacher, rows, PHASE1, layers=[1])
+    distill.layerwise(one_by_one, teacher, rows, PHASE1, layers=[0])
+    assert_same(bits(together), bits(one_by_one))
+
+
+def test_modelwise_brings_kl_down_and_trains_attention_only(teacher: Decoder, rows: np.ndarray) -> None:
+    student = student_of(teacher, rows)
+    distill.layerwise(student, teacher, rows, PHASE1)
+    before = ae.evaluate(student, teacher, list(rows)).kl
+    result = distill.modelwise(student, teacher, rows, PHASE2)
+    assert result.kept
+    assert ae.evaluate(student, teacher, list(rows)).kl < 0.9 * before
+    theirs = dict(teacher.named_parameters())
+    assert all(p is theirs[path] for path, p in student.named_parameters() if "self_attn" not in path)
+
+
+@pytest.mark.parametrize("trained", ["attention", "attention+norms", "all"])
+def test_the_trainable_set_is_what_changes(teacher: Decoder, rows: np.ndarray, trained: str) -> None:
+    student, before = student_of(teacher, rows), bits(teacher)
+    options = distill.ModelwiseOptions(tokens=32 * 12, learning_rate=1e-3, train=trained)  # type: ignore[arg-type]
+    distill.modelwise(student, teacher, rows, options)
+    changed = {path for path, values in bits(student).items() if path in before and not np.array_equal(values, before[path])}
+    norms = {path for path in before if "layernorm" in path or path == "norm.weight"}
+    rest = {path for path in before if "self_attn" not in path} - norms
+    assert norms <= changed if trained != "attention" else not norms & changed
+    assert rest <= changed if trained == "all" else not rest & changed
+    assert_same(bits(teacher), before)
+
+
+def test_recomputed_blocks_give_the_same_bits(teacher: Decoder, rows: np.ndarray) -> None:
+    students = [student_of(teacher, rows) for _ in range(2)]
+    for student, recompute in zip(students, (False, True), strict=True):
+        options = distill.ModelwiseOptions(tokens=32 * 6, learning_rate=1e-3, recompute=recompute)
+        distill.modelwise(student, teacher, rows, options)
+    assert_same(bits(students[0]), bits(students[1]))
+
+
+def test_a_phase_that_makes_it_worse_is_taken_back(teacher: Decoder, rows: np.ndarray) -> None:
+    student = student_of(teacher, rows, "regression")
+    before = bits(student)
+    result = distill.modelwise(student, teacher, rows, distill.ModelwiseOptions(tokens=32 * 12, learning_rate=1.0, clip=1e9))
+    assert not result.kept and result.probe_kl_after > result.probe_kl_before
+    assert_same(bits(student), before)
+
+
+def test_a_nan_stops_with_the_step_and_the_last_good_state(teacher: Decoder, rows: np.ndarray, tmp_path: Path) -> None:
+    student = student_of(teacher, rows)
+    with pytest.raises(distill.NotFinite, match=r"\[modelwise\] kl is nan at step \d+ of 12"):
+        distill.modelwise(
+            student, teacher, rows, distill.ModelwiseOptions(tokens=32 * 12, learning_rate=1e30, clip=1e30), tmp_path
+        )
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", [1, 7, 29])
+def test_a_stopped_loop_continues_with_the_same_bits(tmp_path: Path, at: int) -> None:
+    x = np.random.default_rng(0).normal(size=(60, 4, 8)).astype(np.float32)
+
+    def run(folder: Path, stop: int | None) -> np.ndarray:
+        w = ae.tensor(np.eye(8), requires_grad=True)
+        optimizer = AdamW({"w": w}, clip=0.5)
+
+        def losses_of(step: int) -> Losses:
+            if step == stop:
+                raise Stop
+            from attnedit import ops
+            from attnedit.tensor import full
+
+            y = ops.linear(ae.tensor(x[step][None]), w)
+            return descend({"loss": ops.fused_mse(y, ae.tensor(-x[step][None]), full((4,), 1.0)).loss})
+
+        train("loop", losses_of, optimizer, Schedule(1e-2, 30), Saved(folder, every_seconds=0.0))
+        return w.numpy().copy()
+
+    undisturbed = run(tmp_path / "a", None)
+    with pytest.raises(Stop):
+        run(tmp_path / "b", at)
+    np.testing.assert_array_equal(run(tmp_path / "b", None), undisturbed)

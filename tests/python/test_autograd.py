@@ -1,0 +1,90 @@
+"""The tape: gradients reach the right tensors. Arithmetic is proved in C++."""
+
+import numpy as np
+import pytest
+
+import attnedit as ae
+from attnedit import ops
+from attnedit.autograd import backward, no_grad, recompute
+from attnedit.tensor import full
+
+
+def values(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def loss_of(y: ae.Tensor, target: np.ndarray) -> ae.Tensor:
+    """sum (y - target)^2 / sum target^2, whose gradient is known."""
+    return ops.fused_mse(y, ae.tensor(target), full((y.shape[0] * y.shape[1],), 1.0), eps=0.0).loss
+
+
+def test_linear_gives_gradients_to_input_weight_and_bias() -> None:
+    x, w, b, t = values((2, 3, 4), 0), values((5, 4), 1), values((5,), 2), values((2, 3, 5), 3)
+    tx, tw, tb = (ae.tensor(v, requires_grad=True) for v in (x, w, b))
+    loss = loss_of(ops.linear(tx, tw, tb), t)
+    backward([loss])
+    dy = 2 * (x @ w.T + b - t) / (t**2).sum()
+    ae.tensor([0]).numpy()  # waits for the stream
+    np.testing.assert_allclose(tx.grad, dy @ w, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(tw.grad, np.einsum("bto,bti->oi", dy, x), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(tb.grad, dy.sum((0, 1)), rtol=1e-4, atol=1e-6)
+
+
+def test_a_tensor_used_twice_gets_the_sum() -> None:
+    x, t = values((1, 3, 4), 0), values((1, 3, 4), 1)
+    tx = ae.tensor(x, requires_grad=True)
+    backward([loss_of(ops.add(tx, tx), t)])
+    ae.tensor([0]).numpy()
+    np.testing.assert_allclose(tx.grad, 2 * 2 * (2 * x - t) / (t**2).sum(), rtol=1e-4, atol=1e-6)
+
+
+def test_parameter_gradients_accumulate_over_passes() -> None:
+    x, w, t = values((1, 3, 4), 0), values((5, 4), 1), values((1, 3, 5), 2)
+    once, twice = (ae.tensor(w, requires_grad=True) for _ in range(2))
+    backward([loss_of(ops.linear(ae.tensor(x), once), t)])
+    for _ in range(2):
+        backward([loss_of(ops.linear(ae.tensor(x), twice), t)])
+    ae.tensor([0]).numpy()
+    np.testing.assert_allclose(twice.grad, 2 * once.grad, rtol=1e-6)
+
+
+def test_no_grad_records_nothing() -> None:
+    w = ae.tensor(values((5, 4), 1), requires_grad=True)
+    with no_grad():
+        y = ops.linear(ae.tensor(values((1, 3, 4), 0)), w)
+    assert y.node is None and not y.requires_grad
+
+
+def test_a_tape_is_used_once() -> None:
+    w = ae.tensor(values((5, 4), 1), requires_grad=True)
+    loss = loss_of(ops.linear(ae.tensor(values((1, 3, 4), 0)), w), values((1, 3, 5), 2))
+    backward([loss])
+    with pytest.raises(RuntimeError, match="used already"):
+        backward([loss])
+
+
+def test_recompute_gives_the_same_bits() -> None:
+    x, w, t = values((2, 3, 4), 0), values((4, 4), 1), values((2, 3, 4), 2)
+    grads = []
+    for wrap in (lambda f, v: f(v), recompute):
+        tx, tw = ae.tensor(x, requires_grad=True), ae.tensor(w, requires_grad=True)
+
+        def block(h: ae.Tensor, weight: ae.Tensor = tw) -> ae.Tensor:
+            return ops.add(h, ops.linear(h, weight))
+
+        backward([loss_of(wrap(block, wrap(block, tx)), t)])
+        ae.tensor([0]).numpy()
+        grads.append((tx.grad, tw.grad))
+    np.testing.assert_array_equal(grads[0][0], grads[1][0])
+    np.testing.assert_array_equal(grads[0][1], grads[1][1])
+
+
+def test_two_losses_descend_together() -> None:
+    x, w, t = values((1, 3, 4), 0), values((5, 4), 1), values((1, 3, 5), 2)
+    tw, tv = (ae.tensor(w, requires_grad=True) for _ in range(2))
+    y = ops.linear(ae.tensor(x), tw)
+    backward([loss_of(y, t), loss_of(y, t)])
+    z = ops.linear(ae.tensor(x), tv)
+    backward([ops.add(loss_of(z, t), loss_of(z, t))])
+    ae.tensor([0]).numpy()
+    np.testing.assert_allclose(tw.grad, tv.grad, rtol=1e-6)
