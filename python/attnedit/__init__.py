@@ -11,7 +11,7 @@
 import os as _os
 
 # Idle OpenMP threads must not hold the core that Python needs between two kernels; read when _core loads.
-_os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+_os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from attnedit import distill
 from attnedit.edit import MLA, GateSWA, edit

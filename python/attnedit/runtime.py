@@ -139,7 +139,7 @@ class Event:
 
 
 def current_stream() -> Stream:
-    """The stream that this thread launches on: its own one of the current device, unless a `stream` block says other."""
+    """The stream that this thread launches on: its own of the current device, unless a `stream` block says other."""
     return Stream._of(_core.current_stream())
 
 

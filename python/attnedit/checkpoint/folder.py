@@ -153,7 +153,7 @@ def _sharded(folder: Path) -> dict[str, SafetensorsFile]:
 
 
 def _stays_inside(folder: Path, path: Path) -> bool:
-    """Whether links lead to somewhere in folder, or in the Hugging Face cache from snapshots/x to the blobs beside it."""
+    """Whether links end in folder or, in the Hugging Face cache, go from snapshots/x to the blobs beside it."""
     real = Path(os.path.realpath(path))
     allowed = [Path(os.path.realpath(folder))]
     if folder.parent.name == "snapshots":

@@ -41,7 +41,9 @@ def read_corpus(data: Data, tokenizer: Tokenizer, config: DecoderConfig, root: P
     training = training[: data.train_documents]
     if data.heldout_documents is not None:
         heldout = heldout[-data.heldout_documents :]
-    rows = pack(tokenizer.encode_documents(training), data.sequence_length).tokens
+    rows = pack(
+        tokenizer.encode_documents(training), data.sequence_length, tokenizer.document_separator
+    ).tokens
     kept_rows = heldout_rows(tokenizer.encode_documents(heldout), data.sequence_length)
     covered = sum(len(tokenizer.decode(row).encode()) for row in kept_rows)
     return Corpus(rows, kept_rows, covered, text_hash([*training, "", *heldout]))

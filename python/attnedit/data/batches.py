@@ -42,7 +42,8 @@ class Batches:
     def _permutation(self, epoch: int) -> Array:
         if self._order is None or self._order[0] != epoch:
             # Sorting raw bits: numpy promises the same ones in every version, of its own shuffles it does not.
-            bits = np.random.Philox(key=[self.seed, epoch]).random_raw(len(self.rows))
+            key = np.array([self.seed, epoch], np.uint64)
+            bits = np.random.Philox(key=key).random_raw(len(self.rows))
             self._order = epoch, np.argsort(bits, kind="stable")
         return self._order[1]
 
