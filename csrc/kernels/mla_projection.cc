@@ -20,7 +20,9 @@ ATTNEDIT_LOOPS(void compress_rows(const float* kv_a, const float* weight, float 
 
 namespace attnedit::kernels::ATTNEDIT_ISA {
 namespace {
-inline void copy(float* to, const float* from, int64_t n) { std::memcpy(to, from, n * sizeof(float)); }
+inline void copy(float* to, const float* from, int64_t n) {
+  if (n > 0) std::memcpy(to, from, n * sizeof(float));  // an empty block may have a null pointer
+}
 }  // namespace
 
 void compress_rows(const float* kv_a, const float* weight, float eps, const float* cos, const float* sin, float* latent,

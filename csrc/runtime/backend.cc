@@ -65,6 +65,14 @@ const AttneditBackend& backend() {
   return chosen;
 }
 
+bool launch_blocking() {
+  static const bool on = [] {
+    const char* value = environment("ATTNEDIT_LAUNCH_BLOCKING");
+    return value && std::string(value) == "1";
+  }();
+  return on;
+}
+
 void check_backend(int status, const char* call) {
   if (status == 0) return;
   const char* reason = backend().last_error();

@@ -67,6 +67,9 @@ namespace attnedit {
 const AttneditBackend& backend();
 const AttneditBackend& cpu_backend();
 
+// ATTNEDIT_LAUNCH_BLOCKING=1 in the environment: every launch waits for its task.
+bool launch_blocking();
+
 // Raises std::runtime_error with the backend's reason unless status is 0.
 void check_backend(int status, const char* call);
 

@@ -1,169 +1,27 @@
 // The embedded backend: simulated devices whose streams are threads of this process.
 #include <sys/mman.h>
 #include <sys/utsname.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <memory>
 #include <mutex>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "runtime/backend.h"
+#include "runtime/stream_cpu.h"
 #include "simd/isa.h"
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
+using attnedit::cpu::Clock;
+using attnedit::cpu::Mark;
 
-constexpr size_t kQueueLength = 1024;
 constexpr size_t kHugePage = size_t{2} << 20;
-// Launches come back to back, and waking a sleeping thread costs more than most small kernels.
-constexpr auto kSpin = std::chrono::microseconds(30);
-
-// The state of an event, shared with the queue entries that name it, so that it may be destroyed before they run.
-struct Mark {
-  std::mutex mutex;
-  std::condition_variable reached;
-  uint64_t recorded = 0, done = 0;
-  Clock::time_point time;
-
-  uint64_t last_recorded() {
-    std::lock_guard lock(mutex);
-    return recorded;
-  }
-  void reach(uint64_t record) {
-    std::lock_guard lock(mutex);
-    if (record > done) {
-      done = record;
-      time = Clock::now();
-    }
-    reached.notify_all();
-  }
-  void wait(uint64_t record) {
-    std::unique_lock lock(mutex);
-    reached.wait(lock, [&] { return done >= record; });
-  }
-};
-
-// One place in a stream: a task, or (with mark) an event to reach or to wait for.
-struct Entry {
-  void (*run)(void*) = nullptr;
-  void* argument = nullptr;
-  std::shared_ptr<Mark> mark;
-  uint64_t record = 0;
-  bool waits = false;
-};
-
-bool launch_blocking() {
-  static const bool on = [] {
-    const char* value = std::getenv("ATTNEDIT_LAUNCH_BLOCKING");
-    return value && std::string(value) == "1";
-  }();
-  return on;
-}
-
-}  // namespace
-
-struct attnedit_event {
-  std::shared_ptr<Mark> mark = std::make_shared<Mark>();
-};
-
-// One thread and a bounded queue. Many streams give many orders but not more compute: a task holds its device's cores.
-struct attnedit_stream {
-  explicit attnedit_stream(std::mutex& device_cores) : cores_(device_cores) {
-    if (!launch_blocking()) thread_ = std::thread([this] { work(); });
-  }
-  ~attnedit_stream() {
-    {
-      std::lock_guard lock(mutex_);
-      stopping_ = true;
-    }
-    pushed_one_.notify_one();
-    if (thread_.joinable()) thread_.join();
-  }
-
-  void push(Entry entry) {
-    if (launch_blocking()) return run(entry);
-    {
-      std::unique_lock lock(mutex_);
-      finished_one_.wait(lock, [&] { return pushed_ - finished_ < kQueueLength; });
-      queue_[pushed_ % kQueueLength] = std::move(entry);
-      ++pushed_;
-    }
-    pushed_one_.notify_one();
-  }
-  void synchronize() {
-    std::unique_lock lock(mutex_);
-    const uint64_t target = pushed_;
-    finished_one_.wait(lock, [&] { return finished_ >= target; });
-  }
-  bool idle() {
-    std::lock_guard lock(mutex_);
-    return finished_ == pushed_;
-  }
-
- private:
-  void run(const Entry& entry) {
-    if (!entry.mark) {
-      std::lock_guard lease(cores_);
-      entry.run(entry.argument);
-    } else if (entry.waits) {
-      entry.mark->wait(entry.record);
-    } else {
-      entry.mark->reach(entry.record);
-    }
-  }
-  void work() {
-    for (uint64_t next = 0;; ++next) {
-      spin_for(next);
-      Entry entry;
-      {
-        std::unique_lock lock(mutex_);
-        pushed_one_.wait(lock, [&] { return pushed_ > next || stopping_; });
-        if (pushed_ == next) return;
-        entry = std::move(queue_[next % kQueueLength]);
-      }
-      run(entry);
-      {
-        std::lock_guard lock(mutex_);
-        ++finished_;
-      }
-      finished_one_.notify_all();
-    }
-  }
-  void spin_for(uint64_t next) const {
-    static const bool alone = std::thread::hardware_concurrency() < 2;
-    if (alone) return;
-    for (const auto end = Clock::now() + kSpin; pushed_.load(std::memory_order_relaxed) <= next;) {
-      for (int i = 0; i < 32; ++i) {
-#if defined(__x86_64__)
-        __builtin_ia32_pause();
-#endif
-      }
-      if (Clock::now() >= end) return;
-    }
-  }
-
-  std::mutex& cores_;
-  std::mutex mutex_;
-  std::condition_variable pushed_one_, finished_one_;
-  std::array<Entry, kQueueLength> queue_;
-  std::atomic<uint64_t> pushed_{0};  // written under the mutex; atomic only for the spinning reader
-  uint64_t finished_ = 0;
-  bool stopping_ = false;
-  std::thread thread_;
-};
-
-namespace {
 
 thread_local std::string reason;
 

@@ -1,17 +1,102 @@
 #include "runtime/parallel.h"
 
-#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
 
 #include "runtime/check.h"
 
 namespace attnedit {
 namespace {
+
 std::atomic<int> budget{0};
+thread_local bool in_region = false;
+
+// How long a thread looks for work before it sleeps: a few microseconds, since kernels follow each other closely, but
+// not longer, since Python needs a core too.
+constexpr int kLooks = 2000;
+
+void look_again() {
+#if defined(__SSE2__)
+  _mm_pause();
+#endif
 }
+
+// The threads that help. They are made at first need and never end: a joining destructor would hang a process that
+// leaves in the middle of a region.
+class Team {
+ public:
+  static Team& instance() {
+    static Team* team = new Team;
+    return *team;
+  }
+
+  // False: the team is busy with another caller's region.
+  bool run(int threads, void (*body)(void*, int), void* context) {
+    const std::unique_lock one_region(one_region_, std::try_to_lock);
+    if (!one_region) return false;
+    {
+      const std::lock_guard lock(mutex_);
+      for (; helpers_ < threads - 1; ++helpers_) std::thread([this] { help(); }).detach();
+      body_ = body;
+      context_ = context;
+      places_ = threads - 1;
+      entered_ = 0;
+      generation_.fetch_add(1, std::memory_order_release);
+      if (sleepers_ > 0) begin_.notify_all();
+    }
+    in_region = true;
+    body(context, 0);
+    in_region = false;
+    std::unique_lock lock(mutex_);
+    places_ = 0;  // who has not begun stays out
+    if (active_.load() > 0) {
+      lock.unlock();
+      for (int i = 0; i < kLooks && active_.load(std::memory_order_acquire) > 0; ++i) look_again();
+      lock.lock();
+      end_.wait(lock, [this] { return active_.load() == 0; });
+    }
+    return true;
+  }
+
+ private:
+  void help() {
+    in_region = true;
+    uint64_t seen = 0;
+    for (;;) {
+      for (int i = 0; i < kLooks && generation_.load(std::memory_order_acquire) == seen; ++i) look_again();
+      std::unique_lock lock(mutex_);
+      ++sleepers_;
+      begin_.wait(lock, [&] { return generation_.load() != seen; });
+      --sleepers_;
+      seen = generation_.load();
+      if (entered_ >= places_) continue;
+      const int worker = ++entered_;
+      active_.fetch_add(1);
+      void (*const body)(void*, int) = body_;
+      void* const context = context_;
+      lock.unlock();
+      body(context, worker);
+      lock.lock();
+      if (active_.fetch_sub(1) == 1) end_.notify_one();
+    }
+  }
+
+  std::mutex one_region_, mutex_;
+  std::condition_variable begin_, end_;
+  std::atomic<uint64_t> generation_{0};
+  std::atomic<int> active_{0};
+  int helpers_ = 0, sleepers_ = 0, places_ = 0, entered_ = 0;
+  void (*body_)(void*, int) = nullptr;
+  void* context_ = nullptr;
+};
+
+}  // namespace
 
 int num_threads() {
   const int threads = budget.load(std::memory_order_relaxed);
   if (threads > 0) return threads;
+  // OpenMP's count is what OMP_NUM_THREADS and the process's processor mask allow.
   budget.store(std::max(1, omp_get_max_threads()), std::memory_order_relaxed);
   return budget.load(std::memory_order_relaxed);
 }
@@ -19,6 +104,10 @@ int num_threads() {
 void set_num_threads(int threads) {
   ATTNEDIT_CHECK(threads >= 1, "set_num_threads", "threads must be at least 1, got ", threads);
   budget.store(threads, std::memory_order_relaxed);
+}
+
+void run_on_team(int threads, void (*body)(void*, int), void* context) {
+  if (threads <= 1 || in_region || !Team::instance().run(threads, body, context)) body(context, 0);
 }
 
 }  // namespace attnedit

@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 
 #if defined(__SSE2__)
@@ -38,43 +39,45 @@ class SingleThreadedLibrary {
   int saved_;
 };
 
-// Calls f(begin, end) on contiguous ranges that cover [0, n): at most one per thread, none shorter than grain.
-// f must give the same bits however the range is cut, and must not throw.
-template <class F>
-void parallel_for(int64_t n, int64_t grain, const F& f) {
-  const int64_t threads = std::min<int64_t>(num_threads(), (n + grain - 1) / std::max<int64_t>(grain, 1));
-  if (n <= 0) return;
-  if (threads <= 1 || omp_in_parallel()) {
-    FlushSubnormals flush;
-    f(int64_t{0}, n);
-    return;
-  }
-#pragma omp parallel num_threads(static_cast <int>(threads))
-  {
-    FlushSubnormals flush;
-    const int64_t team = omp_get_num_threads();
-    const int64_t chunk = (n + team - 1) / team;
-    const int64_t begin = omp_get_thread_num() * chunk;
-    if (begin < n) f(begin, std::min(n, begin + chunk));
-  }
-}
+// Runs body(worker) on the calling thread, as worker 0, and on up to threads - 1 others; returns when all that began
+// have ended. A thread that the system has not scheduled by then is not waited for: on a busy machine a region costs no
+// more than the caller alone would need. Inside a region, and beside another one, the caller works alone. body must not
+// throw.
+void run_on_team(int threads, void (*body)(void* context, int worker), void* context);
 
 // Calls f(i, worker) for every i in [0, n), in any order, one at a time per worker; worker < num_threads() picks
 // a slice of scratch memory. For items of unequal cost: put the longest first. f must not throw.
 template <class F>
 void parallel_items(int64_t n, const F& f) {
-  const int64_t threads = std::min<int64_t>(num_threads(), n);
-  if (threads <= 1 || omp_in_parallel()) {
-    FlushSubnormals flush;
-    for (int64_t i = 0; i < n; ++i) f(i, 0);
-    return;
-  }
-#pragma omp parallel num_threads(static_cast <int>(threads))
-  {
-    FlushSubnormals flush;
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t i = 0; i < n; ++i) f(i, omp_get_thread_num());
-  }
+  if (n <= 0) return;
+  struct Region {
+    const F& f;
+    const int64_t n;
+    std::atomic<int64_t> next{0};
+  } region{f, n};
+  const int threads = static_cast<int>(std::min<int64_t>(num_threads(), n));
+  run_on_team(
+      threads,
+      [](void* context, int worker) {
+        Region& shared = *static_cast<Region*>(context);
+        FlushSubnormals flush;
+        for (int64_t i; (i = shared.next.fetch_add(1, std::memory_order_relaxed)) < shared.n;) shared.f(i, worker);
+      },
+      &region);
+}
+
+// Calls f(begin, end) on contiguous ranges that cover [0, n), none but the last shorter than grain.
+// f must give the same bits however the range is cut, and must not throw.
+template <class F>
+void parallel_for(int64_t n, int64_t grain, const F& f) {
+  // A few ranges per thread: who is late takes fewer.
+  const int64_t most = num_threads() == 1 ? 1 : 4 * num_threads();
+  const int64_t ranges = std::clamp<int64_t>(n / std::max<int64_t>(grain, 1), 1, most);
+  const int64_t length = (n + ranges - 1) / ranges;
+  parallel_items(n > 0 ? ranges : 0, [&](int64_t i, int) {
+    const int64_t begin = i * length;
+    if (begin < n) f(begin, std::min(n, begin + length));
+  });
 }
 
 }  // namespace attnedit

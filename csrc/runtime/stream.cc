@@ -1,7 +1,6 @@
 #include "runtime/stream.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <list>
 #include <stdexcept>
 #include <string>
@@ -13,14 +12,6 @@
 
 namespace attnedit {
 namespace {
-
-bool launch_blocking() {
-  static const bool on = [] {
-    const char* value = std::getenv("ATTNEDIT_LAUNCH_BLOCKING");
-    return value && std::string(value) == "1";
-  }();
-  return on;
-}
 
 std::string named(const char* name, const std::exception& error) {
   const std::string front = "[" + std::string(name) + "] ", text = error.what();

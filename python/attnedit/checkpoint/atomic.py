@@ -19,10 +19,13 @@ def atomic_write(path: str | Path, data: bytes | str) -> None:
     """Puts data (text as UTF-8) into path. Raises OSError, with whatever was under path before untouched."""
     path = Path(path)
     with partial(path) as beside:
-        with beside.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with beside.open("wb") as file:
+                file.write(data.encode() if isinstance(data, str) else data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:  # a full disk does not say which file it was
+            raise OSError(error.errno, error.strerror, str(path)) from None
         os.replace(beside, path)
         sync(path.parent)
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import assert_never
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from attnedit import ops
 from attnedit.autograd import no_grad
@@ -29,7 +30,9 @@ def edit(teacher: Decoder, target: MLA | GateSWA, calibration: Array | None = No
     """
     if isinstance(target, MLA):
         student = student_of(teacher, replace(teacher.config, attention=target.attention(teacher.config)))
-        _latent(student, teacher, target, calibration, seed)
+        # numpy's own BLAS threads would fight ours for the cores, and its sums depend on how many there are.
+        with threadpool_limits(limits=1, user_api="blas"):
+            _latent(student, teacher, target, calibration, seed)
         return student
     if isinstance(target, GateSWA):
         full_layers = target.fixed_full_layers(teacher.config)

@@ -159,12 +159,11 @@ def principal_latents(features: Float64, moment: Float64, rank: int) -> Float64:
     latents = (vectors[:, ::-1][:, :kept].T @ features) / np.sqrt(values[::-1][:kept, None])
     if kept < rank:
         # Beyond the features' own rank, spare latents follow what is left of the input: zero rows never train.
-        seen = latents @ moment
-        values, vectors = np.linalg.eigh(moment - seen.T @ seen)
-        spare = vectors[:, ::-1][:, : rank - kept].T
-        scale = np.einsum("rd,rd->r", spare @ moment, spare)
-        latents = np.concatenate([latents, spare / np.sqrt(np.maximum(scale, 1e-6 * np.trace(moment)))[:, None]])
-    return latents
+        left = np.eye(len(moment)) - moment @ latents.T @ latents
+        values, vectors = np.linalg.eigh(left @ moment @ left.T)
+        size = np.sqrt(np.maximum(values[::-1][: rank - kept, None], 1e-9 * np.trace(moment)))
+        latents = np.concatenate([latents, vectors[:, ::-1][:, : rank - kept].T @ left / size])
+    return np.asarray(latents)
 
 
 def assemble(

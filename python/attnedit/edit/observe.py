@@ -40,7 +40,7 @@ def observe(source: SourceAttention, u: Array, frequencies: Float64) -> Observed
         source.k_norm is None and source.k_bias is None,
         source.v_bias is None,
     )
-    phase = np.zeros((source.num_heads, len(frequencies)), complex)
+    phase = np.zeros((source.num_heads, len(frequencies)), np.complex128)
     spread = np.zeros(source.num_heads)
     output = np.empty_like(u)
     for i, row in enumerate(u):
@@ -65,11 +65,12 @@ def observe(source: SourceAttention, u: Array, frequencies: Float64) -> Observed
         head_norm_map(source.k_proj, source.k_norm, moment / count),
         source.v_proj.astype(np.float64),
     )
-    maps = [
+    q_map, k_map, v_map = (
         prior if exact else solve_towards(moment, product, count, prior.T).T
         for prior, product, exact in zip(priors, products, linear, strict=True)
-    ]
-    return Observed(moment / count, *maps, phase / len(u), np.maximum(spread / len(u), 1e-12), output)
+    )
+    spread = np.maximum(spread / len(u), 1e-12)
+    return Observed(moment / count, q_map, k_map, v_map, np.asarray(phase / len(u), np.complex128), spread, output)
 
 
 def head_norm_map(weight: Array, norm: Array | None, moment: Float64) -> Float64:
@@ -95,7 +96,7 @@ def solve_towards(gram: Float64, products: Float64, count: int, prior: Float64) 
 
 def damped(gram: Float64, ridge: float) -> Float64:
     """The Gram matrix with `ridge` means of its diagonal added to it."""
-    return gram + ridge * max(np.trace(gram) / len(gram), 1e-30) * np.eye(len(gram))
+    return np.asarray(gram + ridge * max(np.trace(gram) / len(gram), 1e-30) * np.eye(len(gram)))
 
 
 def project(source: SourceAttention, row: Array) -> tuple[Array, Array, Array]:
@@ -149,7 +150,7 @@ def normed_latent(row: Array, latents: npt.NDArray[np.floating]) -> Array:
 
 
 def _turns(length: int, inv_freq: npt.NDArray[np.floating]) -> npt.NDArray[np.complex64]:
-    return np.exp(1j * np.arange(length)[:, None] * np.asarray(inv_freq, np.float64)).astype(np.complex64)
+    return np.asarray(np.exp(1j * np.arange(length)[:, None] * np.asarray(inv_freq, np.float64)), np.complex64)
 
 
 def _as_real(x: npt.NDArray[np.complexfloating]) -> Array:

@@ -18,8 +18,6 @@ from attnedit.edit.latent_form import (
 )
 from attnedit.edit.observe import head_norm_map
 
-TYPICAL_DISTANCE = 32  # tokens; what turns further than this averages out of the part without rotation
-
 
 def random_latent(
     source: SourceAttention, dims: LatentDims, rng: np.random.Generator, std: float = 0.02
@@ -47,16 +45,13 @@ def svd_latent(source: SourceAttention, dims: LatentDims) -> dict[str, Array]:
     The student's frequencies are taken to be the source's, evenly thinned to qk_rope_head_dim / 2.
     """
     check_dims("svd_latent", source, dims)
-    pairs = source.head_dim // 2
-    stride = source.head_dim / max(dims.qk_rope_head_dim, 1)
-    match = [min(round(p * stride), pairs - 1) for p in range(dims.qk_rope_head_dim // 2)]
+    stride, last = source.head_dim / max(dims.qk_rope_head_dim, 1), source.head_dim // 2 - 1
+    match = [min(round(p * stride), last) for p in range(dims.qk_rope_head_dim // 2)]
     moment = np.eye(source.q_proj.shape[1])
     queries = as_pairs(head_norm_map(source.q_proj, source.q_norm, moment), source.num_heads)
     keys = as_pairs(head_norm_map(source.k_proj, source.k_norm, moment), source.num_kv_heads)
     rotary_queries, rotary_key, rest = split_rotary(queries, keys, moment, np.ones(source.num_heads), match)
-    phase = np.exp(1j * np.arange(TYPICAL_DISTANCE)[:, None] * source.inv_freq).mean(0)
-    own_queries = as_rows(queries * phase[:, None])
-    own_keys = as_rows(rest)
+    own_queries, own_keys = as_rows(queries), as_rows(rest)
     values = source.v_proj.astype(np.float64).reshape(own_keys.shape)
 
     stacked = np.concatenate([own_keys, values]).reshape(-1, len(moment))

@@ -1,10 +1,10 @@
 /* A backend in plain C, the smallest there is: every launch runs at once, so streams and events have nothing to wait
  * for. Built twice: ATTNEDIT_TEST_ABI_MAJOR=0 makes the library of an older age. */
-#include "runtime/backend.h"
-
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+
+#include "runtime/backend.h"
 
 #ifndef ATTNEDIT_TEST_ABI_MAJOR
 #define ATTNEDIT_TEST_ABI_MAJOR ATTNEDIT_BACKEND_ABI_MAJOR

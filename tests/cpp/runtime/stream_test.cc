@@ -83,21 +83,19 @@ TEST(Stream, FullQueueBlocksTheProducer) {
   stream.synchronize();
 }
 
+// A gate holds the cores of its device, so two streams that shall differ are on two.
 TEST(Stream, HasNoOrderAgainstAnother) {
-  Stream first, second;
-  Gate other_is_done;
-  // The gate holds its device's cores, so first waits in an event instead: in second's queue behind a host's gate.
-  Event event;
-  std::atomic<bool> ran = false;
-  Gate gate;
-  Stream third;
-  third.launch("gate", [] {});
-  third.synchronize();
-  event.record(third);
-  first.wait(event);
-  second.launch("ran", [&] { ran = true; });
-  second.synchronize();
-  EXPECT_TRUE(ran);
+  testing::in_process_with({{"ATTNEDIT_DEVICE_COUNT", "2"}}, [] {
+    Stream first(0), second(1);
+    Gate gate;
+    bool ran = false;
+    first.launch("gate", gate.task());
+    second.launch("ran", [&] { ran = true; });
+    second.synchronize();
+    EXPECT_TRUE(ran);
+    EXPECT_FALSE(first.query());
+    gate.open();
+  });
 }
 
 TEST(Stream, ComputesOneTaskOfADeviceAtATime) {
@@ -151,7 +149,6 @@ TEST(Stream, ErrorSurfacesAtTheDeviceAndAtLaterEventsOnly) {
   before.record(stream);
   stream.launch("bad", [] { throw std::runtime_error("no"); });
   after.record(stream);
-  stream.state();
   before.synchronize();
   healthy.synchronize();
   EXPECT_EQ(message_of([&] { after.synchronize(); }), "[bad] no");
@@ -161,21 +158,25 @@ TEST(Stream, ErrorSurfacesAtTheDeviceAndAtLaterEventsOnly) {
 }
 
 TEST(Stream, TasksQueuedBeforeTheErrorSurfacedStaySkipped) {
-  Stream stream;
-  Event event;
-  std::atomic<int> ran = 0;
-  stream.launch("bad", [] { throw std::runtime_error("no"); });
-  event.record(stream);
-  Gate gate;
-  Stream other;
-  other.launch("gate", [] {});
-  for (int i = 0; i < 500; ++i) stream.launch("count", [&] { ++ran; });
-  EXPECT_THROW(event.synchronize(), std::runtime_error);
-  stream.synchronize();
-  EXPECT_EQ(ran, 0);
-  stream.launch("count", [&] { ++ran; });
-  stream.synchronize();
-  EXPECT_EQ(ran, 1);
+  testing::in_process_with({{"ATTNEDIT_DEVICE_COUNT", "2"}}, [] {
+    Stream stream(0), other(1);
+    Gate gate;
+    Event bad, opened;
+    int ran = 0;
+    other.launch("gate", gate.task());
+    opened.record(other);
+    stream.launch("bad", [] { throw std::runtime_error("no"); });
+    bad.record(stream);
+    stream.wait(opened);
+    stream.launch("count", [&] { ++ran; });
+    EXPECT_THROW(bad.synchronize(), std::runtime_error);
+    gate.open();
+    stream.synchronize();
+    EXPECT_EQ(ran, 0);
+    stream.launch("count", [&] { ++ran; });
+    stream.synchronize();
+    EXPECT_EQ(ran, 1);
+  });
 }
 
 TEST(Stream, BlockingModeSurfacesAtTheCall) {

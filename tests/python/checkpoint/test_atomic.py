@@ -2,7 +2,7 @@
 
 import errno
 import os
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -33,7 +33,7 @@ def test_a_failure_leaves_the_old_contents_and_nothing_else(
 
     with monkeypatch.context() as patch:
         patch.setattr(f"os.{failing}", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match="No space left" + (".*/a'" if failing == "fsync" else "")):
             atomic_write(tmp_path / "a", "new")
     assert names(tmp_path) == ["a"] and (tmp_path / "a").read_text() == "old"
 
@@ -65,10 +65,7 @@ def test_many_writers_of_one_file_leave_one_whole_version(tmp_path: Path) -> Non
         for _ in range(20):
             atomic_write(tmp_path / "a", str(i) * 10_000)
 
-    threads = [threading.Thread(target=write, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(write, range(4)))
     text = (tmp_path / "a").read_text()
     assert len(text) == 10_000 and len(set(text)) == 1 and names(tmp_path) == ["a"]

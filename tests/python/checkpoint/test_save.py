@@ -78,6 +78,13 @@ def test_shards_are_filled_in_the_given_order(tmp_path: Path) -> None:
     assert files(tmp_path / "model") == ["config.json", first, second, third, "model.safetensors.index.json"]
 
 
+def test_a_tensor_above_the_limit_has_a_shard_to_itself(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "one", {}, {"big": np.zeros(100)}, shard_bytes=8)
+    assert files(tmp_path / "one") == ["config.json", "model.safetensors"]
+    save_checkpoint(tmp_path / "two", {}, {"big": np.zeros(100), "small": np.zeros(1)}, shard_bytes=8)
+    assert len(files(tmp_path / "two")) == 4
+
+
 def test_everyone_may_read_the_files(tmp_path: Path) -> None:
     umask = os.umask(0o022)
     try:
