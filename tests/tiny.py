@@ -81,8 +81,8 @@ def write_recipe(folder: Path, **changes: object) -> Path:
         "teacher": "teacher",
         "target": {"attention": "mla", "kv_lora_rank": 12, "qk_rope_head_dim": 8},
         "data": {"train": ["corpus.txt"], "separator": "\n\n", "sequence_length": 32, "heldout_share": 0.1},
-        "layerwise": {"tokens": 6400},
-        "modelwise": {"tokens": 6400},
+        "layerwise": {"tokens": 50_000},
+        "modelwise": {"tokens": 50_000},
         "run": "run",
     } | changes
     path = folder / "recipe.yaml"

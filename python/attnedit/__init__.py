@@ -8,10 +8,6 @@
     ae.export(student, "out/")
 """
 
-import os as _os
-
-# Idle OpenMP threads must not hold the core that Python needs between two kernels; read when _core loads.
-_os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from attnedit import distill
 from attnedit.edit import MLA, GateSWA, edit

@@ -122,12 +122,10 @@ def table(runs: Annotated[list[Path], typer.Argument(help="run folders")]) -> No
 def main() -> None:
     """Exit 2 with one line for a bad recipe, checkpoint or limit; 130 after Ctrl-C, which keeps a checkpoint."""
     try:
-        app(standalone_mode=False)
-    except KeyboardInterrupt:
-        print("stopped; the same command continues", file=sys.stderr)
-        sys.exit(130)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        code = app(standalone_mode=False)  # typer turns Ctrl-C into 130
+        if code == 130:
+            print("attnedit: stopped; the same command continues", file=sys.stderr)
+        sys.exit(code if isinstance(code, int) else 0)
     except Exception as error:
         if os.environ.get("ATTNEDIT_TRACEBACK"):
             raise

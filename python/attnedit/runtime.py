@@ -212,6 +212,7 @@ def empty_cache(device: DeviceLike = None) -> None:
 
 def set_num_threads(threads: int) -> None:
     """The cores that a kernel may use. Results do not depend on it."""
+    synchronize()  # what is queued has its scratch memory cut for the old number
     _core.set_num_threads(threads)
 
 

@@ -1,15 +1,12 @@
 """Tensor: a numpy array in the device's memory, its gradient, and the operation that made it."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from attnedit import _core, runtime
-
-if TYPE_CHECKING:
-    from attnedit.autograd import Node
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -27,7 +24,7 @@ class Tensor:
         self.array = array
         self.requires_grad = requires_grad
         self.grad: Array | None = None
-        self.node: Node | None = None
+        self.node: Any = None  # the tape's record of the operation that made it; None for a leaf
         self.index = 0
 
     @property

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attnedit.convert.folder import text_hash
-from attnedit.convert.recipe import Data
+from attnedit.convert.recipe import Recipe
 from attnedit.data import Tokenizer, heldout_rows, pack, read_documents, split_heldout
 from attnedit.models import DecoderConfig
 from attnedit.tensor import Array
@@ -18,21 +18,17 @@ class Corpus:
     fingerprint: str
 
 
-def read_corpus(data: Data, tokenizer: Tokenizer, config: DecoderConfig, root: Path, seed: int) -> Corpus:
+def read_corpus(recipe: Recipe, tokenizer: Tokenizer, config: DecoderConfig, root: Path) -> Corpus:
+    data, length = recipe.data, recipe.sequence_length
     if tokenizer.vocab_size > config.vocab_size:
         raise ValueError(
             f"[data] the tokenizer has {tokenizer.vocab_size} tokens, the teacher's vocabulary only {config.vocab_size}"
-        )
-    if data.sequence_length > config.rope.max_position_embeddings:
-        raise ValueError(
-            f"[data] sequence_length must be at most the teacher's max_position_embeddings "
-            f"{config.rope.max_position_embeddings}, got {data.sequence_length}"
         )
     documents = read_documents(data.train, data.separator, root)
     if data.heldout is not None:
         training, heldout = documents, read_documents(data.heldout, data.separator, root)
     else:
-        training, heldout = split_heldout(documents, data.heldout_share, seed)
+        training, heldout = split_heldout(documents, data.heldout_share, recipe.seed)
         if not heldout or not training:
             raise ValueError(
                 f"[data] {len(documents)} documents are too few to hold out a share of {data.heldout_share}; "
@@ -42,8 +38,8 @@ def read_corpus(data: Data, tokenizer: Tokenizer, config: DecoderConfig, root: P
     if data.heldout_documents is not None:
         heldout = heldout[-data.heldout_documents :]
     rows = pack(
-        tokenizer.encode_documents(training), data.sequence_length, tokenizer.document_separator
+        tokenizer.encode_documents(training), length, tokenizer.document_separator
     ).tokens
-    kept_rows = heldout_rows(tokenizer.encode_documents(heldout), data.sequence_length)
+    kept_rows = heldout_rows(tokenizer.encode_documents(heldout), length)
     covered = sum(len(tokenizer.decode(row).encode()) for row in kept_rows)
     return Corpus(rows, kept_rows, covered, text_hash([*training, "", *heldout]))

@@ -18,12 +18,13 @@ def plan(recipe: Recipe, context: int) -> str:
     """A text for people. FLOPs count multiplications and additions of the matrix products and of attention."""
     checkpoint = Checkpoint.open(recipe.teacher)
     source = family_of(checkpoint.config).decoder_config(checkpoint.config)
+    recipe = recipe.fitted(source.rope.max_position_embeddings)
     target = target_config(recipe.target, source)
     teacher, student = Decoder(source), Decoder(target)
     edited = [i for i, pair in enumerate(zip(source.attention, target.attention, strict=True)) if pair[0] != pair[1]]
     attention = sum(p.size for i in edited for p in student.layers[i].self_attn.parameters())
     trained = student.num_parameters() if recipe.modelwise.train == "all" else attention
-    length = recipe.data.sequence_length
+    length = recipe.sequence_length
     first, second = (steps_for(o.tokens, length, o.batch_tokens) for o in (recipe.layerwise, recipe.modelwise))
     tokens = second.micro_rows * length
 

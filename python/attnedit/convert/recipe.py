@@ -1,7 +1,8 @@
 """The recipe people write: YAML, checked key by key before anything is read or computed."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,7 +38,7 @@ class Data(BaseModel):
     heldout: list[str] | None = None  # default: a share of the documents
     heldout_share: float = Field(default=0.02, gt=0, lt=1)
     separator: str | None = None  # between documents; default: a file is a document
-    sequence_length: int = Field(default=2048, ge=8)
+    sequence_length: int | None = Field(default=None, ge=8)  # default: 2048, or the teacher's longest if that is less
     train_documents: int | None = Field(default=None, ge=1)  # only the first so many
     heldout_documents: int | None = Field(default=None, ge=1)  # only the last so many
 
@@ -74,12 +75,29 @@ class Recipe(BaseModel):
     def _modelwise(cls, values: Any) -> ModelwiseOptions:
         return checked(ModelwiseOptions, values)
 
+    def fitted(self, longest: int) -> "Recipe":
+        """The recipe with a sequence_length, for a teacher of max_position_embeddings `longest`."""
+        length = min(2048, longest) if self.data.sequence_length is None else self.data.sequence_length
+        if length > longest:
+            raise ValueError(
+                f"[data] sequence_length must be at most the teacher's max_position_embeddings {longest}, got {length}"
+            )
+        return self.model_copy(update={"data": self.data.model_copy(update={"sequence_length": length})})
+
+    @property
+    def sequence_length(self) -> int:
+        if self.data.sequence_length is None:
+            raise ValueError("[data] sequence_length is not known yet: fit the recipe to its teacher first")
+        return self.data.sequence_length
+
     def resolved(self) -> dict[str, Any]:
         """Every choice written out, defaults included."""
-        plain: dict[str, Any] = self.model_dump(mode="json")
+        plain: dict[str, Any] = self.model_dump(mode="json", exclude={"target", "layerwise", "modelwise"})
         attention = next(name for name, kind in TARGETS.items() if isinstance(self.target, kind))
-        plain["target"] = {"attention": attention, **plain["target"]}
-        return plain
+        # A trip through JSON: tuples become the lists that YAML writes.
+        parts = {"target": {"attention": attention, **asdict(self.target)}, "layerwise": asdict(self.layerwise),
+                 "modelwise": asdict(self.modelwise)}  # fmt: skip
+        return plain | dict(json.loads(json.dumps(parts)))
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -43,8 +43,9 @@ def convert(recipe: Recipe, root: Path, progress: Progress | None = None) -> dic
     progress.say(f"reading {recipe.teacher}")
     checkpoint = Checkpoint.open(recipe.teacher)
     teacher = load(recipe.teacher)
+    recipe = recipe.fitted(teacher.config.rope.max_position_embeddings)
     tokenizer = Tokenizer(recipe.teacher)
-    corpus = read_corpus(recipe.data, tokenizer, teacher.config, root, recipe.seed)
+    corpus = read_corpus(recipe, tokenizer, teacher.config, root)
     run = recipe.run
     with owned(run):
         inputs = {
@@ -56,10 +57,10 @@ def convert(recipe: Recipe, root: Path, progress: Progress | None = None) -> dic
         }
         same_inputs(run, inputs)
         atomic_write(run / "recipe.yaml", yaml.safe_dump(recipe.resolved(), sort_keys=False))
-        return _steps(recipe, teacher, tokenizer, corpus, progress)
+        return _steps(recipe, teacher, corpus, progress)
 
 
-def _steps(recipe: Recipe, teacher: Decoder, tokenizer: Tokenizer, corpus: Corpus, progress: Progress) -> dict[str, Any]:
+def _steps(recipe: Recipe, teacher: Decoder, corpus: Corpus, progress: Progress) -> dict[str, Any]:
     run, seed = recipe.run, recipe.seed
     student = _edited(recipe, teacher, corpus, progress)
 
@@ -69,12 +70,16 @@ def _steps(recipe: Recipe, teacher: Decoder, tokenizer: Tokenizer, corpus: Corpu
         return kept(path, lambda: asdict(evaluate(student, teacher, corpus.heldout)))
 
     evaluations = {"initial": measure("initial")}
+    started = distill.probe_kl(student, teacher, corpus.train)
     with progress.phase("layer-wise", corpus.train.shape[1]) as on_layer_step:
         layers = distill.layerwise(
             student, teacher, corpus.train, recipe.layerwise, folder=_made(run / "layerwise"), seed=seed,
             on_step=on_layer_step,
         )  # fmt: skip
     evaluations["layerwise"] = measure("layerwise")
+    if not distill.probe_kl(student, teacher, corpus.train) <= started:
+        progress.say("phase 1 brought the layers nearer but not the model: phase 2 starts from the initialisation")
+        student = _edited(recipe, teacher, corpus, progress)
     with progress.phase("model-wise", corpus.train.shape[1]) as on_step:
         outcome = distill.modelwise(
             student, teacher, corpus.train, recipe.modelwise, folder=_made(run / "modelwise"), seed=seed,
@@ -86,7 +91,7 @@ def _steps(recipe: Recipe, teacher: Decoder, tokenizer: Tokenizer, corpus: Corpu
     progress.say(f"writing {run / 'report.md'}")
     return write_report(
         run, student, teacher, evaluations, [asdict(layer) for layer in layers], asdict(outcome), corpus.heldout_bytes,
-        recipe.data.sequence_length,
+        recipe.sequence_length,
     )  # fmt: skip
 
 

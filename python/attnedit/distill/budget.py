@@ -1,7 +1,8 @@
 """From a token budget to steps, and what `auto` means.
 
 The right rate follows the scale of the weights, not the width: a multiple of the root mean square of o_proj. Many small
-steps beat few large ones: one row a step until there are 2,000 steps.
+steps beat few large ones: one row a step (256 tokens at
+least) until there are 2,000 steps.
 """
 
 import math
@@ -16,6 +17,7 @@ from attnedit.tensor import Tensor
 
 Auto = Literal["auto"]
 MOST_STEPS = 2000
+LEAST_BATCH_TOKENS = 256
 MICRO_BATCH_TOKENS = 4096  # what one pass holds the activations of
 
 
@@ -34,7 +36,7 @@ class Steps:
 def steps_for(tokens: int, sequence_length: int, batch_tokens: int | Auto) -> Steps:
     """How many steps of how many rows spend the budget."""
     if batch_tokens == "auto":
-        batch_tokens = max(sequence_length, tokens // MOST_STEPS)
+        batch_tokens = max(sequence_length, LEAST_BATCH_TOKENS, tokens // MOST_STEPS)
     rows = max(1, batch_tokens // sequence_length)
     return Steps(
         max(1, round(tokens / (rows * sequence_length))), rows, max(1, min(rows, MICRO_BATCH_TOKENS // sequence_length))

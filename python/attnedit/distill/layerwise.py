@@ -151,11 +151,16 @@ def _train_layer(
         schedule = Schedule(float(rate), plan.steps, options.warmup, options.final)
         saved = None if folder is None else Saved(folder)
         metrics = None if folder is None else Metrics(folder / "metrics.jsonl")
+        start = {path: parameter.numpy().copy() for path, parameter in attention.named_parameters()}
         train(f"layer {layer}", losses_of, optimizer, schedule, saved, metrics, on_step)
+        if not nmse(block, activations) <= initial:  # a layer never ends worse than it began
+            for path, values in start.items():
+                attention.set_parameter(path, tensor(values))
     for parameter in attention.parameters():
         parameter.requires_grad, parameter.grad = False, None
     result = LayerResult(layer, initial, nmse(block, activations))
     if result_path is not None:
+        result_path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(result_path, json.dumps(asdict(result)))
     return result
 

@@ -79,6 +79,7 @@ class Metrics:
 
     def write(self, row: dict[str, Any]) -> None:
         if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
 
@@ -110,7 +111,9 @@ def train(
         bad = [key for key, value in values.items() if not math.isfinite(value)]
         if bad:
             kept = f"; the last good state is {saved.path}" if saved is not None and saved.path.exists() else ""
-            raise NotFinite(f"[{name}] {bad[0]} is {values[bad[0]]} at step {step + 1} of {schedule.steps}{kept}")
+            at = optimizer.first_not_finite()
+            where = f"; the first bad parameter is {at}" if at else ""
+            raise NotFinite(f"[{name}] {bad[0]} is {values[bad[0]]} at step {step + 1} of {schedule.steps}{where}{kept}")
         metrics.write({"name": name, "step": step + 1, "rate": rate, **values})
         if on_step is not None:
             on_step(step + 1, schedule.steps, values)

@@ -56,6 +56,10 @@ class AdamW:
             arrays |= {f"parameter/{name}": p.numpy(), f"first/{name}": first.numpy(), f"second/{name}": second.numpy()}
         return arrays
 
+    def first_not_finite(self) -> str | None:
+        """The name of the first parameter that holds NaN or Inf."""
+        return next((name for name, p in self.parameters.items() if not np.isfinite(p.numpy()).all()), None)
+
     def restore(self, state: Mapping[str, Array]) -> None:
         self.steps = int(state["steps"][0])
         for name, p in self.parameters.items():

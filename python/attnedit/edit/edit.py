@@ -17,7 +17,7 @@ from attnedit.models import Decoder, DecoderConfig
 from attnedit.nn import GQA, MLAConfig
 from attnedit.tensor import Array, Tensor, full, tensor
 
-CALIBRATION_TOKENS = 32_768
+CALIBRATION_TOKENS = 8_192
 AUTO_TOKENS = 16_384
 SHORTLIST = 2  # candidates measured per full layer that auto picks
 
@@ -26,7 +26,7 @@ def edit(teacher: Decoder, target: MLA | GateSWA, calibration: Array | None = No
     """A student with the target's attention. Every array that the edit does not change is the teacher's own.
 
     calibration: int32 [R, T], rows of the text to train on; needed by init="regression" and full_layers="auto". The
-    first 32,768 tokens of it are used. Raises ValueError where the target does not fit the source.
+    first 8,192 tokens of it are used. Raises ValueError where the target does not fit the source.
     """
     if isinstance(target, MLA):
         student = student_of(teacher, replace(teacher.config, attention=target.attention(teacher.config)))
