@@ -11,7 +11,17 @@ import sys
 import sysconfig
 from pathlib import Path
 
-GENERATED = ("test", "tests", "idlelib", "lib2to3", "encodings", "site-packages", "dist-packages", "__pycache__", "_sysconfigdata")
+GENERATED = (
+    "test",
+    "tests",
+    "idlelib",
+    "lib2to3",
+    "encodings",
+    "site-packages",
+    "dist-packages",
+    "__pycache__",
+    "_sysconfigdata",
+)
 HELDOUT_SHARE = 0.04
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import random_decoder, tiny_config
 
 from attnedit.models import Decoder
-from tiny import random_decoder, tiny_config
 
 MATERIAL = Path(__file__).parents[2] / "shared" / "material"
 

@@ -39,7 +39,9 @@ ROWS = {
     "mla-10-all-1M": Row(ae.MLA(**SMALL), 1_000_000, 1_000_000, {"train": "all"}, "1.56 / .125 / .83"),
     "mla-10-4M": Row(ae.MLA(**SMALL), 4_000_000, 4_000_000, bar="beat 1.550 / .121 / .830"),
     "mla-10-random-1M": Row(ae.MLA(**SMALL, init="random"), 1_000_000, 1_000_000, bar="1.65 / .21 / .775"),
-    "mla-10-random-phase2-2M": Row(ae.MLA(**SMALL, init="random"), 0, 2_000_000, bar="KL at least 1.25 x the row above"),
+    "mla-10-random-phase2-2M": Row(
+        ae.MLA(**SMALL, init="random"), 0, 2_000_000, bar="KL at least 1.25 x the row above"
+    ),
     "mla-24": Row(ae.MLA(**LARGE), 250_000, 250_000, bar="1.48 / .048 / .89"),
     "mla-24-1M": Row(ae.MLA(**LARGE), 1_000_000, 1_000_000, bar="1.46 / .035 / .905"),
     "swa-32": Row(ae.GateSWA(32), 250_000, 250_000, bar="1.465 / .036 / .915"),
@@ -58,7 +60,12 @@ def texts(material: Path) -> tuple[list[str], list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("material", type=Path)
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=["mla-10-start", "mla-10", "mla-24", "swa-32", "swa-16", "swa-512-start"])
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        choices=ROWS,
+        default=["mla-10-start", "mla-10", "mla-24", "swa-32", "swa-16", "swa-512-start"],
+    )
     parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()
 
@@ -76,7 +83,9 @@ def main() -> None:
             shuffled = tokens[np.random.default_rng(seed).permutation(len(tokens))]
             student = ae.edit(teacher, row.target, shuffled, seed)
             if row.phase1:
-                ae.distill.layerwise(student, teacher, tokens, ae.distill.LayerwiseOptions(tokens=row.phase1), seed=seed)
+                ae.distill.layerwise(
+                    student, teacher, tokens, ae.distill.LayerwiseOptions(tokens=row.phase1), seed=seed
+                )
             if row.phase2:
                 phase2 = ae.distill.ModelwiseOptions(tokens=row.phase2, **row.phase2_options)
                 ae.distill.modelwise(student, teacher, tokens, phase2, seed=seed)

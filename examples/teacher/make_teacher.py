@@ -151,7 +151,9 @@ def main() -> None:
 
     print(f"{model.num_parameters():,} parameters, {steps} steps of {B} x {T} tokens")
     schedule = Schedule(options.rate, steps, warmup=0.02, final=0.02)
-    train("teacher", losses_of, optimizer, schedule, Saved(options.run), Metrics(options.run / "metrics.jsonl"), on_step)
+    train(
+        "teacher", losses_of, optimizer, schedule, Saved(options.run), Metrics(options.run / "metrics.jsonl"), on_step
+    )
 
     tensors = {
         qwen3.tensor_name(path): parameter.numpy().astype(ml_dtypes.bfloat16)

@@ -1,13 +1,12 @@
 """attnedit: edit a trained language model's attention into MLA or gated sliding-window attention, on a CPU.
 
-    teacher = ae.load("Qwen3-0.6B")
-    student = ae.edit(teacher, ae.MLA(kv_lora_rank=512), calibration=tokens)
-    ae.distill.layerwise(student, teacher, tokens)
-    ae.distill.modelwise(student, teacher, tokens)
-    report = ae.evaluate(student, teacher, heldout)
-    ae.export(student, "out/")
+teacher = ae.load("Qwen3-0.6B")
+student = ae.edit(teacher, ae.MLA(kv_lora_rank=512), calibration=tokens)
+ae.distill.layerwise(student, teacher, tokens)
+ae.distill.modelwise(student, teacher, tokens)
+report = ae.evaluate(student, teacher, heldout)
+ae.export(student, "out/")
 """
-
 
 from attnedit import distill
 from attnedit.edit import MLA, GateSWA, edit

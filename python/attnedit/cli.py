@@ -103,11 +103,12 @@ def export(
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "bfloat16",
 ) -> None:
     """Write a model in another format; refused where the format cannot hold it exactly."""
-    import attnedit as ae
+    from attnedit.export import export as write
+    from attnedit.models import load
 
     if dtype not in ("float32", "bfloat16"):
         raise ValueError(f"[export] dtype must be float32 or bfloat16, got {dtype!r}")
-    print(ae.export(ae.load(model), out, format=format, source=model, dtype=dtype))  # type: ignore[arg-type]
+    print(write(load(model), out, format=format, source=model, dtype="float32" if dtype == "float32" else "bfloat16"))
 
 
 @app.command()
@@ -130,9 +131,9 @@ def main() -> None:
         if os.environ.get("ATTNEDIT_TRACEBACK"):
             raise
         text = error.format_message() if hasattr(error, "format_message") else str(error)
-        if isinstance(error, OSError | ValueError | TypeError | MemoryError | ArithmeticError | RuntimeError) or hasattr(
-            error, "format_message"
-        ):
+        if isinstance(
+            error, OSError | ValueError | TypeError | MemoryError | ArithmeticError | RuntimeError
+        ) or hasattr(error, "format_message"):
             print(f"attnedit: {' '.join(str(text).split())}", file=sys.stderr)
             sys.exit(2)
         raise

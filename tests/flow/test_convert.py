@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tiny import words, write_recipe, write_teacher
 
 import attnedit as ae
-from tiny import write_recipe, write_teacher, words
 
 
 def attnedit(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -129,7 +129,10 @@ def assert_refused(done: subprocess.CompletedProcess[str], message: str) -> None
     ("changes", "message"),
     [
         ({"targett": 1}, "unknown key 'targett'; the known ones are teacher, target, data, run"),
-        ({"target": {"attention": "mla", "kv_lora_rnk": 4}}, "target: unknown key 'kv_lora_rnk'; the known ones are kv_lora_rank"),
+        (
+            {"target": {"attention": "mla", "kv_lora_rnk": 4}},
+            "target: unknown key 'kv_lora_rnk'; the known ones are kv_lora_rank",
+        ),
         ({"target": {"attention": "mamba"}}, "target: attention must be one of mla, gate_swa, got 'mamba'"),
         ({"target": {"attention": "mla", "kv_lora_rank": "many"}}, "kv_lora_rank"),
         ({"target": {"attention": "mla", "kv_lora_rank": 8, "v_head_dim": 4}}, "must equal o_proj's input width 32"),

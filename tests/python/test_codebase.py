@@ -78,7 +78,7 @@ def test_no_god_files_and_no_junk_drawers() -> None:
 
 def test_one_stem_from_header_to_test_to_benchmark() -> None:
     for path in (CSRC / "kernels").glob("*.h"):
-        if "#include \"runtime/task.h\"" not in path.read_text():
+        if '#include "runtime/task.h"' not in path.read_text():
             continue  # a header that the sources of one kernel share
         assert (CSRC / f"kernels/{path.stem}.cc").exists(), f"{path}: no source"
         assert (ROOT / f"tests/cpp/kernels/{path.stem}_test.cc").exists(), f"{path}: no test"

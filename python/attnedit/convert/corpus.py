@@ -37,9 +37,7 @@ def read_corpus(recipe: Recipe, tokenizer: Tokenizer, config: DecoderConfig, roo
     training = training[: data.train_documents]
     if data.heldout_documents is not None:
         heldout = heldout[-data.heldout_documents :]
-    rows = pack(
-        tokenizer.encode_documents(training), length, tokenizer.document_separator
-    ).tokens
+    rows = pack(tokenizer.encode_documents(training), length, tokenizer.document_separator).tokens
     kept_rows = heldout_rows(tokenizer.encode_documents(heldout), length)
     covered = sum(len(tokenizer.decode(row).encode()) for row in kept_rows)
     return Corpus(rows, kept_rows, covered, text_hash([*training, "", *heldout]))

@@ -52,11 +52,9 @@ def plan(recipe: Recipe, context: int) -> str:
         ("peak memory", f"phase 1 {phase1 / GIB:.2f} GiB, phase 2 {phase2 / GIB:.2f} GiB, mapped weights included"),
         ("disk", f"{disk / GIB:.2f} GiB at most, of which {activations / GIB:.2f} GiB of activations during phase 1"),
     ]
-    ours, theirs = cache_size(target, context), cache_size(source, context)
-    rows.append(
-        (f"KV cache at {context:,} tokens", f"{theirs.bytes_at_context / 2**20:,.1f} MiB -> "
-         f"{ours.bytes_at_context / 2**20:,.1f} MiB ({100 * (ours.bytes_at_context / theirs.bytes_at_context - 1):+.1f} %)")
-    )  # fmt: skip
+    ours, theirs = (cache_size(config, context).bytes_at_context for config in (target, source))
+    change = f"{theirs / 2**20:,.1f} MiB -> {ours / 2**20:,.1f} MiB ({100 * (ours / theirs - 1):+.1f} %)"
+    rows.append((f"KV cache at {context:,} tokens", change))
     return "\n".join(f"{name + ':':<28}{text}" for name, text in rows)
 
 

@@ -122,9 +122,9 @@ def _line(error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"])
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        known = {"": Recipe, "data": Data}.get(".".join(map(str, error["loc"][:-1])))
-        names = f"; the known ones are {', '.join(known.model_fields)}" if known else ""
-        return f"unknown key {where!r}{names}"
+        fields_of = {"": Recipe.model_fields, "data": Data.model_fields}
+        known = fields_of.get(".".join(map(str, error["loc"][:-1])), {})
+        return f"unknown key {where!r}; the known ones are {', '.join(known)}"
     if error["type"] == "missing":
         return f"{where} is missing"
     got = "" if "got" in message or error["type"] == "value_error" else f", got {error['input']!r}"

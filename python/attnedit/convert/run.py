@@ -1,15 +1,14 @@
 """recipe -> run folder, step by step. Each step leaves its result under a final name; done steps are read again.
 
-    run/  provenance.json recipe.yaml   corpus and teacher hashes, the resolved recipe
-          edit/                         the attention as initialised
-          layerwise/layer_000/ ...      phase 1: state, metrics.jsonl, result.json
-          modelwise/                    phase 2: state, metrics.jsonl
-          evaluations/*.json            teacher and student on the held-out text, after each step
-          student/                      the edited model, a folder that loads
-          report.json report.md plots
+run/  provenance.json recipe.yaml   corpus and teacher hashes, the resolved recipe
+      edit/                         the attention as initialised
+      layerwise/layer_000/ ...      phase 1: state, metrics.jsonl, result.json
+      modelwise/                    phase 2: state, metrics.jsonl
+      evaluations/*.json            teacher and student on the held-out text, after each step
+      student/                      the edited model, a folder that loads
+      report.json report.md plots
 """
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -122,5 +121,3 @@ def _edited(recipe: Recipe, teacher: Decoder, corpus: Corpus, progress: Progress
 
 def _missing() -> dict[str, Any]:
     raise ValueError("[convert] edit/config.json is missing beside edit/attention.safetensors; remove the edit folder")
-
-

@@ -8,4 +8,13 @@ from attnedit.distill.layerwise import LayerResult, LayerwiseOptions, layerwise
 from attnedit.distill.loop import NotFinite
 from attnedit.distill.modelwise import ModelwiseOptions, ModelwiseResult, modelwise, probe_kl
 
-__all__ = ["LayerResult", "LayerwiseOptions", "ModelwiseOptions", "ModelwiseResult", "NotFinite", "layerwise", "modelwise", "probe_kl"]
+__all__ = [
+    "LayerResult",
+    "LayerwiseOptions",
+    "ModelwiseOptions",
+    "ModelwiseResult",
+    "NotFinite",
+    "layerwise",
+    "modelwise",
+    "probe_kl",
+]

@@ -37,7 +37,7 @@ def steps_for(tokens: int, sequence_length: int, batch_tokens: int | Auto) -> St
     """How many steps of how many rows spend the budget."""
     if batch_tokens == "auto":
         batch_tokens = max(sequence_length, LEAST_BATCH_TOKENS, tokens // MOST_STEPS)
-    rows = max(1, batch_tokens // sequence_length)
+    rows = max(1, int(batch_tokens) // sequence_length)
     return Steps(
         max(1, round(tokens / (rows * sequence_length))), rows, max(1, min(rows, MICRO_BATCH_TOKENS // sequence_length))
     )

@@ -48,7 +48,9 @@ class Saved:
         state = optimizer.state()
         for key, array in state.items():
             if not np.isfinite(array).all():
-                raise NotFinite(f"[{name}] {key} holds NaN or Inf after step {optimizer.steps}; the state before is kept")
+                raise NotFinite(
+                    f"[{name}] {key} holds NaN or Inf after step {optimizer.steps}; the state before is kept"
+                )
         self.folder.mkdir(parents=True, exist_ok=True)
         atomic_write(self.path, save(state))
 
@@ -59,7 +61,7 @@ class Saved:
 
 @dataclass
 class Metrics:
-    """metrics.jsonl: a line per step. A run that was killed has written lines that it will write again: they go first."""
+    """metrics.jsonl: a line per step. Lines that a killed run will write again go first."""
 
     path: Path | None
 
@@ -113,7 +115,9 @@ def train(
             kept = f"; the last good state is {saved.path}" if saved is not None and saved.path.exists() else ""
             at = optimizer.first_not_finite()
             where = f"; the first bad parameter is {at}" if at else ""
-            raise NotFinite(f"[{name}] {bad[0]} is {values[bad[0]]} at step {step + 1} of {schedule.steps}{where}{kept}")
+            raise NotFinite(
+                f"[{name}] {bad[0]} is {values[bad[0]]} at step {step + 1} of {schedule.steps}{where}{kept}"
+            )
         metrics.write({"name": name, "step": step + 1, "rate": rate, **values})
         if on_step is not None:
             on_step(step + 1, schedule.steps, values)

@@ -1,7 +1,7 @@
 """Phase 2: the student runs on its own hidden states and learns the teacher's next-token distribution.
 
-    loss = tau^2 KL(teacher || student)  over the whole vocabulary, a mean over tokens
-         + feature_weight * mean over layers and tokens of 1 - cos(h_S, h_T),   h = block outputs
+loss = tau^2 KL(teacher || student)  over the whole vocabulary, a mean over tokens
+     + feature_weight * mean over layers and tokens of 1 - cos(h_S, h_T),   h = block outputs
 """
 
 from collections.abc import Callable

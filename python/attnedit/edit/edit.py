@@ -106,9 +106,7 @@ def _latent(student: Decoder, teacher: Decoder, target: MLA, calibration: Array 
         if isinstance(config, MLAConfig) and config != teacher.config.attention[i]:
             assert isinstance(block.self_attn, GQA)
             source = source_attention(block.self_attn)
-            dims = LatentDims(
-                config.kv_lora_rank, config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim
-            )
+            dims = LatentDims(config.kv_lora_rank, config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim)
             if u is not None:
                 student_freq, _ = student.config.rope.frequencies(config.qk_rope_head_dim)
                 arrays = regression_latent(source, dims, u.numpy(), student_freq)

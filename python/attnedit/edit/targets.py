@@ -12,7 +12,7 @@ Init = Literal["regression", "svd", "random"]
 
 @dataclass(frozen=True)
 class MLA:
-    """Multi-head latent attention in DeepSeek's form. The cache holds kv_lora_rank + qk_rope_head_dim numbers a token."""
+    """Multi-head latent attention in DeepSeek's form: kv_lora_rank + qk_rope_head_dim cached numbers a token."""
 
     kv_lora_rank: int
     qk_nope_head_dim: int | None = None  # default: the source's head_dim

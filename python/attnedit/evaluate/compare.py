@@ -85,9 +85,18 @@ def evaluate(student: Decoder, teacher: Decoder, heldout: list[Array]) -> Compar
     count, teacher_nll, student_nll, kl, agreement = sums.sum(1)
     curves, positions = _curves(sums)
     return Comparison(
-        int(count), teacher_nll / count, student_nll / count, kl / count, agreement / count, positions, *curves,
-        seen / seconds["teacher"], seen / seconds["student"],
-    )  # fmt: skip
+        tokens=int(count),
+        teacher_nll=teacher_nll / count,
+        student_nll=student_nll / count,
+        kl=kl / count,
+        top1_agreement=agreement / count,
+        positions=positions,
+        teacher_nll_by_position=curves[0],
+        student_nll_by_position=curves[1],
+        kl_by_position=curves[2],
+        teacher_tokens_per_second=seen / seconds["teacher"],
+        student_tokens_per_second=seen / seconds["student"],
+    )
 
 
 def _curves(sums: Array) -> tuple[list[list[float]], list[int]]:

@@ -105,10 +105,19 @@ def markdown(name: str, report: Mapping[str, Any], plots: Sequence[str]) -> str:
         ("KV cache, bytes/token, long context", "bytes_per_token_asymptotic", "{:,.0f}"),
     ):
         lines.append(f"| {title} | {form.format(caches['teacher'][key])} | {form.format(caches['student'][key])} |")
-    for title, key, form in (("parameters", "parameters", "{:,}"), ("forward, tokens/s", "tokens_per_second", "{:,.0f}")):
+    for title, key, form in (
+        ("parameters", "parameters", "{:,}"),
+        ("forward, tokens/s", "tokens_per_second", "{:,.0f}"),
+    ):
         pair = (form.format(report[name][key]) for name in ("teacher", "student"))
         lines.append(f"| {title} | " + " | ".join(pair) + " |")
-    lines += ["", "## Layers", "", "Teacher-forced error of the attention output over its energy; 1 is a zero output.", ""]
+    lines += [
+        "",
+        "## Layers",
+        "",
+        "Teacher-forced error of the attention output over its energy; 1 is a zero output.",
+        "",
+    ]
     lines += ["| layer | as initialised | after phase 1 |", "|---|---|---|"]
     for layer in report["layers"]:
         lines.append(f"| {layer['layer']} | {layer['nmse_initial']:.4f} | {layer['nmse_layerwise']:.4f} |")

@@ -9,4 +9,3 @@ __all__ = ["raw_config", "refuse", "tensor_name"]
 def refuse(config: DecoderConfig) -> str | None:
     """Why this format cannot hold the model; None if it can."""
     return None
-

@@ -98,9 +98,7 @@ class Decoder(Module):
         """[vocab_size, hidden_size]"""
         return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
-    def __call__(
-        self, tokens: Array, features: list[Tensor] | None = None, recompute_blocks: bool = False
-    ) -> Tensor:
+    def __call__(self, tokens: Array, features: list[Tensor] | None = None, recompute_blocks: bool = False) -> Tensor:
         """features collects every block's output; recompute_blocks keeps only these for the way back."""
         h = self.embed_tokens(tokens)
         for block in self.layers:

@@ -14,7 +14,7 @@ def required(raw: dict[str, Any], key: str) -> Any:
 
 
 def rope_parameters(raw: dict[str, Any]) -> RopeParameters:
-    """The library's precedence: a non-null rope_scaling, else rope_parameters; the block's own rope_theta comes first."""
+    """The library's precedence: a non-null rope_scaling, else rope_parameters; the block's own rope_theta first."""
     block = dict(raw.get("rope_scaling") or raw.get("rope_parameters") or {})
     if any(isinstance(value, dict) for value in block.values()):  # keyed by layer type: one block for all layers here
         blocks = [dict(b) for b in block.values()]
@@ -27,7 +27,9 @@ def rope_parameters(raw: dict[str, Any]) -> RopeParameters:
     if rope_type not in KNOWN_TYPES:
         raise ValueError(f"[config.json] rope_type must be one of {', '.join(KNOWN_TYPES)}, got {rope_type!r}")
     if block.pop("partial_rotary_factor", None) not in (None, 1.0):
-        raise ValueError("[config.json] partial_rotary_factor must be 1, since all dims of a head rotate in this family")
+        raise ValueError(
+            "[config.json] partial_rotary_factor must be 1, since all dims of a head rotate in this family"
+        )
     return RopeParameters(float(theta), rope_type, int(raw.get("max_position_embeddings") or 2048), block)
 
 

@@ -23,7 +23,9 @@ def known_model_types() -> list[str]:
 def family_of(raw: dict[str, Any]) -> ModuleType:
     model_type = raw.get("model_type")
     if model_type not in known_model_types():
-        raise ValueError(f"[config.json] model_type must be one of {', '.join(known_model_types())}, got {model_type!r}")
+        raise ValueError(
+            f"[config.json] model_type must be one of {', '.join(known_model_types())}, got {model_type!r}"
+        )
     return importlib.import_module(f"attnedit.models.{model_type}")
 
 
@@ -62,6 +64,4 @@ def all_finite(array: Array) -> bool:
     }[array.dtype.name]  # fmt: skip
     bits = array.reshape(-1).view(unsigned)
     step = 1 << 22
-    return not any(
-        ((bits[i : i + step] & unsigned(exponent)) == exponent).any() for i in range(0, bits.size, step)
-    )
+    return not any(((bits[i : i + step] & unsigned(exponent)) == exponent).any() for i in range(0, bits.size, step))

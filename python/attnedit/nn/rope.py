@@ -22,7 +22,7 @@ class RopeParameters:
 
     def frequencies(self, dim: int) -> tuple[Array, float]:
         """inv_freq float64 [dim / 2] and the factor on cos and sin."""
-        inv_freq = self.rope_theta ** (-np.arange(0, dim, 2, dtype=np.float64) / dim)
+        inv_freq: Array = self.rope_theta ** (-np.arange(0, dim, 2, dtype=np.float64) / dim)
         if self.rope_type == "linear":
             return inv_freq / self.scaling["factor"], 1.0
         if self.rope_type == "llama3":
@@ -36,7 +36,8 @@ class RopeParameters:
         factor, low, high = (self.scaling[k] for k in ("factor", "low_freq_factor", "high_freq_factor"))
         turns = self.scaling["original_max_position_embeddings"] * inv_freq / (2 * math.pi)
         keep = np.clip((turns - low) / (high - low), 0.0, 1.0)
-        return (1 - keep) * inv_freq / factor + keep * inv_freq
+        slowed: Array = (1 - keep) * inv_freq / factor + keep * inv_freq
+        return slowed
 
     def _yarn(self, inv_freq: Array, dim: int) -> tuple[Array, float]:
         """Peng et al. 2023 (arXiv 2309.00071): blended by the number of turns within the original length."""
@@ -56,8 +57,9 @@ class RopeParameters:
         attention_factor = self.scaling.get("attention_factor")
         if attention_factor is None:
             mscale, all_dim = self.scaling.get("mscale"), self.scaling.get("mscale_all_dim")
-            both = bool(mscale and all_dim)
-            attention_factor = yarn_mscale(factor, mscale or 1) / yarn_mscale(factor, all_dim or 1) if both else yarn_mscale(factor)
+            attention_factor = yarn_mscale(factor)
+            if mscale and all_dim:
+                attention_factor = yarn_mscale(factor, mscale) / yarn_mscale(factor, all_dim)
         return blended, float(attention_factor)
 
 

@@ -56,7 +56,10 @@ class Predictions:
 
 
 def cross_entropy(hidden: Tensor, head: Tensor, labels: Array, weights: Tensor) -> Predictions:
-    """-log softmax(hidden head^T)[label]; never holds N x V numbers.   hidden [B, T, D], head [V, D], labels int32 [N], -1 = none"""
+    """-log softmax(hidden head^T)[label]; never holds N x V numbers.
+
+    hidden [B, T, D], head [V, D], labels int32 [N] (-1: not counted), weights [N].
+    """
     count = hidden.size // hidden.shape[-1]
     loss, nll, argmax = empty((1,)), empty((count,)), empty((count,), np.int32)
     dhidden = _core.empty(hidden.shape, hidden.dtype) if _needs_grad(hidden) else None
@@ -77,7 +80,10 @@ class SquaredError:
 
 
 def fused_mse(student: Tensor, teacher: Tensor, weights: Tensor, eps: float = 1e-12) -> SquaredError:
-    """Energy-normalised squared error sum w |s - t|^2 / sum w |t|^2: 1 is what a zero output scores.   [B, T, D], weights [N]"""
+    """Energy-normalised squared error sum w |s - t|^2 / (sum w |t|^2 + eps): 1 is what a zero output scores.
+
+    student, teacher [B, T, D], weights [N].
+    """
     loss, energy = empty((1,)), empty((2,))
     dstudent = _core.empty(student.shape, student.dtype) if _needs_grad(student) else None
     _core.fused_mse(student.array, teacher.array, weights.array, eps, loss.array, energy.array, dstudent)

@@ -62,7 +62,9 @@ def test_the_trainable_set_is_what_changes(teacher: Decoder, rows: np.ndarray, t
     student, before = student_of(teacher, rows), bits(teacher)
     options = distill.ModelwiseOptions(tokens=32 * 12, batch_tokens=32, learning_rate=1e-3, train=trained)  # type: ignore[arg-type]
     distill.modelwise(student, teacher, rows, options)
-    changed = {path for path, values in bits(student).items() if path in before and not np.array_equal(values, before[path])}
+    changed = {
+        path for path, values in bits(student).items() if path in before and not np.array_equal(values, before[path])
+    }
     norms = {path for path in before if "layernorm" in path or path == "norm.weight"}
     rest = {path for path in before if "self_attn" not in path} - norms
     assert norms <= changed if trained != "attention" else not norms & changed
@@ -84,16 +86,25 @@ def test_recomputed_blocks_give_the_same_bits(teacher: Decoder, rows: np.ndarray
 def test_a_phase_that_makes_it_worse_is_taken_back(teacher: Decoder, rows: np.ndarray) -> None:
     student = student_of(teacher, rows, "regression")
     before = bits(student)
-    result = distill.modelwise(student, teacher, rows, distill.ModelwiseOptions(tokens=32 * 12, batch_tokens=32, learning_rate=1.0, clip=1e9))
+    result = distill.modelwise(
+        student, teacher, rows, distill.ModelwiseOptions(tokens=32 * 12, batch_tokens=32, learning_rate=1.0, clip=1e9)
+    )
     assert not result.kept and result.probe_kl_after > result.probe_kl_before
     assert_same(bits(student), before)
 
 
 def test_a_nan_stops_with_the_step_and_the_last_good_state(teacher: Decoder, rows: np.ndarray, tmp_path: Path) -> None:
     student = student_of(teacher, rows)
-    with pytest.raises(distill.NotFinite, match=r"\[modelwise\] kl is nan at step \d+ of 12; the first bad parameter is layers.0.self_attn"):
+    with pytest.raises(
+        distill.NotFinite,
+        match=r"\[modelwise\] kl is nan at step \d+ of 12; the first bad parameter is layers.0.self_attn",
+    ):
         distill.modelwise(
-            student, teacher, rows, distill.ModelwiseOptions(tokens=32 * 12, batch_tokens=32, learning_rate=1e30, clip=1e30), tmp_path
+            student,
+            teacher,
+            rows,
+            distill.ModelwiseOptions(tokens=32 * 12, batch_tokens=32, learning_rate=1e30, clip=1e30),
+            tmp_path,
         )
 
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from tiny import random_decoder, tiny_config
 
 import attnedit as ae
 from attnedit.autograd import no_grad
 from attnedit.models import Decoder
-from tiny import random_decoder, tiny_config
 
 
 def kl(student: Decoder, teacher: Decoder, rows: np.ndarray) -> float:
@@ -40,14 +40,17 @@ def test_auto_picks_the_layer_with_the_least_divergence(teacher: Decoder, rows: 
         return [i for i, layer in enumerate(student.config.attention) if layer.sliding_window is None]
 
     student = ae.edit(teacher, ae.GateSWA(sliding_window=3), rows)
-    measured = [kl(ae.edit(teacher, ae.GateSWA(sliding_window=3, full_layers=(i,)), rows), teacher, rows) for i in (0, 1)]
+    measured = [
+        kl(ae.edit(teacher, ae.GateSWA(sliding_window=3, full_layers=(i,)), rows), teacher, rows) for i in (0, 1)
+    ]
     assert full(student) == [int(np.argmin(measured))]
 
 
 def test_regression_starts_nearer_than_random(teacher: Decoder, rows: np.ndarray) -> None:
     target = {"kv_lora_rank": 16, "qk_rope_head_dim": 8}
     starts = {
-        init: kl(ae.edit(teacher, ae.MLA(**target, init=init), rows), teacher, rows) for init in ("regression", "random")
+        init: kl(ae.edit(teacher, ae.MLA(**target, init=init), rows), teacher, rows)
+        for init in ("regression", "random")
     }
     assert starts["regression"] < 0.7 * starts["random"]
 
@@ -61,7 +64,10 @@ def test_only_the_named_layers_change(teacher: Decoder, rows: np.ndarray) -> Non
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        (ae.MLA(kv_lora_rank=8, v_head_dim=4), r"num_heads \* v_head_dim must equal o_proj's input width 32, got 4 \* 4"),
+        (
+            ae.MLA(kv_lora_rank=8, v_head_dim=4),
+            r"num_heads \* v_head_dim must equal o_proj's input width 32, got 4 \* 4",
+        ),
         (ae.MLA(kv_lora_rank=0), "kv_lora_rank must be at least 1, got 0"),
         (ae.MLA(kv_lora_rank=8, qk_rope_head_dim=3), "qk_rope_head_dim must be even and at least 2, got 3"),
         (ae.MLA(kv_lora_rank=8, layers=(2,)), r"layers must be different numbers from 0 to 1, got \[2\]"),
