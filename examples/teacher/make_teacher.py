@@ -160,9 +160,10 @@ def main() -> None:
         for path, parameter in model.named_parameters()
     }
     files = [options.run / "tokenizer.json", options.run / "tokenizer_config.json"]
-    save_checkpoint(options.run / "model", CONFIG, tensors, files)
+    save_checkpoint(options.run / "model", CONFIG, tensors, files, overwrite=True)
     nll, bits = bits_per_byte(ae.load(options.run / "model"), tokenizer, heldout, T)
     print(f"held out, bfloat16, {len(heldout)} files: {nll:.4f} nats/token, {bits:.4f} bits/byte")
+    options.out.mkdir(parents=True, exist_ok=True)
     for path in (options.run / "model").iterdir():
         (options.out / path.name).write_bytes(path.read_bytes())
     lines = (options.run / "metrics.jsonl").read_text().splitlines()

@@ -53,13 +53,18 @@ def edited_layers(student: Decoder, teacher: Decoder) -> list[int]:
     return [i for i, (ours, theirs) in enumerate(pairs) if ours != theirs]
 
 
-def auto_rate(student: Decoder, teacher: Decoder, layers: list[int], factor: float) -> float:
-    """factor times the mean RMS of the teacher's o_proj; a third of it where queries, keys and values are inherited."""
-    scale = float(np.mean([rms(teacher.layers[i].self_attn.o_proj.weight) for i in layers]))
-    inherited = not any(isinstance(student.layers[i].self_attn, MLA) for i in layers)
-    return factor * scale / (3 if inherited else 1)
+def o_proj_rms(teacher: Decoder, layers: list[int]) -> float:
+    return float(np.mean([rms(teacher.layers[i].self_attn.o_proj.weight) for i in layers]))
 
 
-def longer_runs_lower(steps: int) -> float:
-    """1 for short runs, falling to a half from 2,000 steps on."""
-    return min(1.0, max(0.5, math.sqrt(500 / steps)))
+def layerwise_rate(student: Decoder, teacher: Decoder, layer: int, steps: int) -> float:
+    """0.2 x RMS(o_proj), falling to half of it from 2,000 steps on; a third where q, k and v are inherited."""
+    inherited = not isinstance(student.layers[layer].self_attn, MLA)
+    longer = min(1.0, max(0.5, math.sqrt(500 / steps)))
+    return 0.2 * longer * o_proj_rms(teacher, [layer]) / (3 if inherited else 1)
+
+
+def modelwise_rate(teacher: Decoder, layers: list[int], start_kl: float) -> float:
+    """0.04 x RMS(o_proj); a student that starts nearer than 0.3 nats moves less, down to a quarter."""
+    nearness = min(1.0, max(0.25, math.sqrt(max(start_kl, 0.0) / 0.3)))
+    return 0.04 * nearness * o_proj_rms(teacher, layers)

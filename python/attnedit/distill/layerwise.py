@@ -18,7 +18,7 @@ from attnedit import ops
 from attnedit.autograd import no_grad, total
 from attnedit.checkpoint import atomic_write
 from attnedit.data import Batches
-from attnedit.distill.budget import MICRO_BATCH_TOKENS, Auto, auto_rate, edited_layers, longer_runs_lower, steps_for
+from attnedit.distill.budget import MICRO_BATCH_TOKENS, Auto, edited_layers, layerwise_rate, steps_for
 from attnedit.distill.loop import Losses, Metrics, Saved, descend, train
 from attnedit.distill.optimizer import AdamW, trainable
 from attnedit.distill.schedule import Schedule
@@ -134,7 +134,7 @@ def _train_layer(
         plan = steps_for(options.tokens, time, options.batch_tokens)
         rate = options.learning_rate
         if rate == "auto":
-            rate = auto_rate(student, teacher, [layer], 0.2 * longer_runs_lower(plan.steps))
+            rate = layerwise_rate(student, teacher, layer, plan.steps)
         batches = Batches(np.arange(count)[:, None], plan.rows, seed + 1000 * (layer + 1))
 
         def losses_of(step: int) -> Losses:

@@ -14,7 +14,7 @@ import numpy as np
 from attnedit import ops
 from attnedit.autograd import no_grad, total
 from attnedit.data import Batches
-from attnedit.distill.budget import Auto, auto_rate, edited_layers, longer_runs_lower, steps_for
+from attnedit.distill.budget import Auto, edited_layers, modelwise_rate, steps_for
 from attnedit.distill.loop import Losses, Metrics, Saved, descend, train
 from attnedit.distill.optimizer import AdamW, trainable
 from attnedit.distill.schedule import Schedule
@@ -29,7 +29,7 @@ Trainable = Literal["attention", "attention+norms", "all"]
 @dataclass(frozen=True)
 class ModelwiseOptions:
     tokens: int = 4_000_000
-    learning_rate: float | Auto = "auto"  # auto: 0.03 x RMS(o_proj), a third of it for GateSWA
+    learning_rate: float | Auto = "auto"  # auto: 0.04 x RMS(o_proj), less for a student that starts near
     batch_tokens: int | Auto = "auto"  # auto: one row a step, up to 2,000 steps
     feature_weight: float = 0.05
     train: Trainable = "attention"
@@ -70,7 +70,7 @@ def modelwise(
     plan = steps_for(options.tokens, tokens.shape[1], options.batch_tokens)
     rate = options.learning_rate
     if rate == "auto":
-        rate = auto_rate(student, teacher, edited, 0.03 * longer_runs_lower(plan.steps))
+        rate = modelwise_rate(teacher, edited, before)
     batches = Batches(tokens, plan.rows, seed)
     layers = student.config.num_hidden_layers
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Complex128 = npt.NDArray[np.complex128]
+Weights = TypeVar("Weights", Float64, Complex128)
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,17 @@ def principal_latents(features: Float64, moment: Float64, rank: int) -> Float64:
     return np.asarray(latents)
 
 
+def balanced(queries: Weights, keys: Weights) -> tuple[Weights, Weights]:
+    """The same products row by row [..., D], with both rows of a pair equally large.
+
+    An optimizer moves every weight by the same step: a small key beside a large query would be thrown about.
+    """
+    size_q, size_k = (np.sqrt(np.mean(np.abs(x) ** 2, axis=-1, keepdims=True)) for x in (queries, keys))
+    used = (size_q > 0) & (size_k > 0)
+    factor = np.sqrt(np.where(used, size_q, 1) / np.where(used, size_k, 1))
+    return queries / factor, keys * factor
+
+
 def assemble(
     source: SourceAttention,
     dims: LatentDims,
@@ -186,7 +199,12 @@ def assemble(
     width = source.o_proj.shape[0]
     # The student divides by the root of its own head width, the source by that of its own.
     scale = np.sqrt(dims.qk_head_dim / source.head_dim) * source.attention_factor**2
-    q_proj = np.concatenate([queries, interleave(rotary_queries)], axis=1) * scale
+    queries, keys = balanced(queries * scale, keys)
+    # One rotary key serves all heads: it is balanced against all their queries together.
+    together = rotary_queries.transpose(1, 0, 2).reshape(len(rotary_key), -1) * scale
+    together, rotary_key = balanced(together, rotary_key)
+    rotary_queries = together.reshape(len(rotary_key), len(queries), -1).transpose(1, 0, 2)
+    q_proj = np.concatenate([queries, interleave(rotary_queries)], axis=1)
     parts = {
         "q_proj": q_proj.reshape(-1, width),
         "kv_a_proj_with_mqa": np.concatenate([latents, interleave(rotary_key)]),

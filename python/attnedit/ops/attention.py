@@ -21,8 +21,8 @@ def attention(
     """Causal softmax attention; query head h reads key head h // (heads / kv_heads).
 
     q [B, T, heads * K], k [B, T, kv_heads * K], v [B, T, kv_heads * Kv] -> [B, T, heads * Kv]. With window W > 0 a
-    query sees W keys, its own included. gate [B, T, heads] or [B, T, heads * Kv] multiplies the output by sigmoid or softplus
-    of itself (arXiv 2505.06708). Nothing of size T x T is held (arXiv 2205.14135).
+    query sees W keys, its own included. gate [B, T, heads] or [B, T, heads * Kv] multiplies the output by sigmoid or
+    softplus of itself (arXiv 2505.06708). Nothing of size T x T is held (arXiv 2205.14135).
     """
     batch, time, _ = q.shape
     width = v.shape[2] // kv_heads

@@ -41,7 +41,7 @@ def embedding(tokens: Array, table: Tensor) -> Tensor:
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x * weight / sqrt(mean(x^2) + eps) over len(weight) numbers: a row, or head by head.   x [..., n * len(weight)]"""
+    """x * weight / sqrt(mean(x^2) + eps) over len(weight) numbers: a row or head by head.   [..., n * len(weight)]"""
     y = empty(x.shape)
     rstd = empty((x.size // weight.size,))
     _core.rms_norm_forward(x.array, weight.array, eps, y.array, rstd.array)
