@@ -1,0 +1,103 @@
+"""Whole models against what Hugging Face computed for them; tests/golden/make_golden.py says how."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+import attnedit as ae
+from attnedit.autograd import backward
+from attnedit.checkpoint import save_checkpoint
+from attnedit.distill.optimizer import trainable
+from attnedit.models import Decoder, DecoderConfig
+from attnedit.models.llama import rope_parameters, tensor_name
+from attnedit.nn import MLAConfig
+from attnedit.tensor import Tensor
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+NAMES = sorted(path.stem for path in GOLDEN.glob("*.safetensors"))
+
+
+@dataclass(frozen=True)
+class Golden:
+    raw: dict[str, Any]
+    arrays: Mapping[str, np.ndarray]
+
+    def part(self, prefix: str) -> dict[str, np.ndarray]:
+        return {key.removeprefix(prefix): a for key, a in self.arrays.items() if key.startswith(prefix)}
+
+
+@pytest.fixture(params=NAMES)
+def golden(request: pytest.FixtureRequest) -> Golden:
+    path = GOLDEN / f"{request.param}.safetensors"
+    with safe_open(path, framework="numpy") as file:
+        raw = json.loads(file.metadata()["config"])
+    return Golden(raw, load_file(path))
+
+
+def latent_decoder(raw: dict[str, Any], weights: Mapping[str, np.ndarray]) -> Decoder:
+    """A dense deepseek_v3 folder is not a source, so its decoder is built by hand."""
+    layer = MLAConfig(
+        *(raw[key] for key in ("num_attention_heads", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim")),
+        v_head_dim=raw["v_head_dim"],
+    )
+    keys = ("model_type", "vocab_size", "hidden_size", "intermediate_size", "rms_norm_eps", "tie_word_embeddings")
+    layers = (layer,) * raw["num_hidden_layers"]
+    model = Decoder(DecoderConfig(**{k: raw[k] for k in keys}, rope=rope_parameters(raw), attention=layers))
+    for path, _ in list(model.named_parameters()):
+        model.set_parameter(path, ae.tensor(weights[tensor_name(path)].astype(np.float32)))
+    return model
+
+
+def decoder_of(golden: Golden, folder: Path, dtype: type) -> Decoder:
+    weights = golden.part("weight/")
+    if golden.raw["model_type"] == "deepseek_v3":
+        return latent_decoder(golden.raw, weights)
+    save_checkpoint(folder, golden.raw, {name: array.astype(dtype) for name, array in weights.items()})
+    return ae.load(folder)
+
+
+def test_the_goldens_are_there_and_small() -> None:
+    assert len(NAMES) >= 5
+    assert sum((GOLDEN / f"{name}.safetensors").stat().st_size for name in NAMES) < 200_000
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_logits_and_the_first_block(golden: Golden, tmp_path: Path, dtype: type) -> None:
+    model = decoder_of(golden, tmp_path / "model", dtype)
+    tokens, features = golden.arrays["tokens"], list[Tensor]()
+    model(tokens, features)
+    assert np.abs(features[0].numpy() - golden.arrays["block"]).max() < 1e-4
+    assert np.abs(model.logits(tokens).numpy() - golden.arrays["logits"]).max() < 1e-4
+
+
+def test_gradients(golden: Golden, tmp_path: Path) -> None:
+    model = decoder_of(golden, tmp_path / "model", np.float32)
+    for path, parameter in list(model.named_parameters()):
+        model.set_parameter(path, trainable(parameter))
+    logits = model.logits(golden.arrays["tokens"])
+    backward([logits], [np.ascontiguousarray(golden.arrays["cotangent"])])
+    ae.runtime.synchronize()
+    ours = {tensor_name(path): p.grad for path, p in model.named_parameters()}
+    expected = golden.part("grad/")
+    assert len(expected) >= 3
+    for name, grad in expected.items():
+        got = ours[name]
+        assert got is not None, name
+        np.testing.assert_allclose(got, grad, rtol=0, atol=3e-5 * np.abs(grad).max(), err_msg=name)
+
+
+def test_the_goldens_feel_what_they_test(golden: Golden, tmp_path: Path) -> None:
+    """Rotation, scaling and window each move the logits far beyond the tolerance, so leaving one out cannot pass."""
+    raw = {k: v for k, v in golden.raw.items() if k not in ("rope_parameters", "use_sliding_window", "rope_theta")}
+    if raw == {k: v for k, v in golden.raw.items() if k != "rope_theta"}:
+        raw["rope_theta"] = 100.0
+    changed = decoder_of(Golden(raw, golden.arrays), tmp_path / "model", np.float32)
+    assert np.abs(changed.logits(golden.arrays["tokens"]).numpy() - golden.arrays["logits"]).max() > 1e-2
