@@ -11,8 +11,9 @@ JOBS := $(shell nproc)
 demo: install
 	$(VENV)/bin/python examples/stdlib_text.py runs/stdlib
 	$(VENV)/bin/attnedit convert examples/demo_mla.yaml
+	$(VENV)/bin/attnedit convert examples/demo_mla_small.yaml
 	$(VENV)/bin/attnedit convert examples/demo_gate_swa.yaml
-	$(VENV)/bin/attnedit table runs/demo_mla runs/demo_gate_swa
+	$(VENV)/bin/attnedit table runs/demo_mla runs/demo_mla_small runs/demo_gate_swa
 
 test: install cpp
 	ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)

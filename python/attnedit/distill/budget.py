@@ -2,7 +2,7 @@
 
 The right rate follows the scale of the weights, not the width: a multiple of the root mean square of o_proj. Many small
 steps beat few large ones: one row a step (256 tokens at
-least) until there are 2,000 steps.
+least) until there are 8,000 steps.
 """
 
 import math
@@ -16,7 +16,7 @@ from attnedit.nn import MLA
 from attnedit.tensor import Tensor
 
 Auto = Literal["auto"]
-MOST_STEPS = 2000
+MOST_STEPS = 8000
 LEAST_BATCH_TOKENS = 256
 MICRO_BATCH_TOKENS = 4096  # what one pass holds the activations of
 

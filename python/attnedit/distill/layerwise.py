@@ -34,7 +34,7 @@ PERFECT = 1e-6  # a layer that starts here has nothing to learn
 class LayerwiseOptions:
     tokens: int = 1_000_000  # per layer
     learning_rate: float | Auto = "auto"  # auto: 0.2 x RMS(o_proj), lower for longer runs and for GateSWA
-    batch_tokens: int | Auto = "auto"  # auto: one row a step, up to 2,000 steps
+    batch_tokens: int | Auto = "auto"  # auto: one row a step, up to 8,000 steps
     warmup: float = 0.05
     final: float = 0.05
 

@@ -30,7 +30,7 @@ Trainable = Literal["attention", "attention+norms", "all"]
 class ModelwiseOptions:
     tokens: int = 4_000_000
     learning_rate: float | Auto = "auto"  # auto: 0.04 x RMS(o_proj), less for a student that starts near
-    batch_tokens: int | Auto = "auto"  # auto: one row a step, up to 2,000 steps
+    batch_tokens: int | Auto = "auto"  # auto: one row a step, up to 8,000 steps
     feature_weight: float = 0.05
     train: Trainable = "attention"
     outside_attention: float = 0.2  # times the rate, for what else trains
