@@ -37,7 +37,7 @@ def plan(recipe: RecipePath, context: Annotated[int, typer.Option(help="tokens i
     from attnedit.convert import read_recipe
     from attnedit.convert.plan import plan as predict
 
-    print(predict(read_recipe(recipe), context))
+    print(predict(read_recipe(recipe)).text(context))
 
 
 @app.command()

@@ -140,7 +140,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], message: str) -> None
         ({"data": {"train": ["corpus.txt"], "sequence_length": 4096}}, "sequence_length must be at most"),
         ({"modelwise": {"learning_rate": "fast"}}, "learning_rate"),
         ({"teacher": "nowhere"}, "nowhere"),
-        ({"memory_limit_gib": 1e-6}, "memory"),
+        ({"memory_limit_gib": 1e-6}, "memory_limit_gib allows 0.000 GiB, but about 0.0"),
     ],
 )
 def test_a_bad_recipe_is_refused_in_one_line(tmp_path: Path, changes: dict[str, object], message: str) -> None:

@@ -1,10 +1,10 @@
 """What a recipe will cost, from shapes alone: nothing but config.json and the tensors' headers is read."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from attnedit.checkpoint import Checkpoint
 from attnedit.convert.recipe import Recipe
-from attnedit.distill.budget import MICRO_BATCH_TOKENS, steps_for
+from attnedit.distill.budget import Steps, steps_for
 from attnedit.edit import MLA, GateSWA
 from attnedit.evaluate.cache import cache_size
 from attnedit.models import Decoder, DecoderConfig
@@ -14,48 +14,89 @@ from attnedit.nn import GateSWAConfig, MLAConfig
 GIB = 2**30
 
 
-def plan(recipe: Recipe, context: int) -> str:
-    """A text for people. FLOPs count multiplications and additions of the matrix products and of attention."""
+@dataclass(frozen=True)
+class Plan:
+    """Bytes and floating-point operations, from shapes. FLOPs count matrix products and attention, x2 for add."""
+
+    source: DecoderConfig
+    target: DecoderConfig
+    edited: int
+    attention_parameters: int
+    layerwise_steps: Steps
+    modelwise_steps: Steps
+    layerwise_flops: float
+    modelwise_flops: float
+    layerwise_memory: int  # at the peak; the mapped weights are counted, though the system may drop them
+    modelwise_memory: int
+    disk: int  # at most
+    activations: int  # of the disk, while phase 1 runs
+
+    @property
+    def peak_memory(self) -> int:
+        return max(self.layerwise_memory, self.modelwise_memory)
+
+    def text(self, context: int) -> str:
+        """For people; the cache at `context` tokens."""
+        ours, theirs = (cache_size(config, context).bytes_at_context for config in (self.target, self.source))
+        layers = self.source.num_hidden_layers
+        first, second, length = self.layerwise_steps, self.modelwise_steps, self.layerwise_steps.sequence_length
+        rows = {
+            "teacher": repr(Decoder(self.source)),
+            "student": repr(Decoder(self.target)),
+            "edited layers": f"{self.edited} of {layers}, {self.attention_parameters:,} new attention parameters",
+            "phase 1": f"{first.steps:,} steps a layer of {first.rows * length:,} tokens, "
+            f"{self.layerwise_flops / 1e12:,.1f} TFLOP",
+            "phase 2": f"{second.steps:,} steps of {second.rows * length:,} tokens, "
+            f"{self.modelwise_flops / 1e12:,.1f} TFLOP",
+            "peak memory": f"phase 1 {self.layerwise_memory / GIB:.2f} GiB, phase 2 "
+            f"{self.modelwise_memory / GIB:.2f} GiB, mapped weights included",
+            "disk": f"{self.disk / GIB:.2f} GiB at most, {self.activations / GIB:.2f} GiB of it during phase 1 only",
+            f"KV cache at {context:,} tokens": f"{theirs / 2**20:,.1f} MiB -> {ours / 2**20:,.1f} MiB "
+            f"({100 * (ours / theirs - 1):+.1f} %)",
+        }
+        return "\n".join(f"{name + ':':<28}{text}" for name, text in rows.items())
+
+
+def plan(recipe: Recipe) -> Plan:
+    """Reads nothing but config.json and the tensors' headers."""
     checkpoint = Checkpoint.open(recipe.teacher)
     source = family_of(checkpoint.config).decoder_config(checkpoint.config)
     recipe = recipe.fitted(source.rope.max_position_embeddings)
     target = target_config(recipe.target, source)
-    teacher, student = Decoder(source), Decoder(target)
-    edited = [i for i, pair in enumerate(zip(source.attention, target.attention, strict=True)) if pair[0] != pair[1]]
-    attention = sum(p.size for i in edited for p in student.layers[i].self_attn.parameters())
+    student, layers = Decoder(target), range(source.num_hidden_layers)
+    edited = [i for i in layers if source.attention[i] != target.attention[i]]
+    new = {i: sum(p.size for p in student.layers[i].self_attn.parameters()) for i in edited}
+    attention = sum(new.values())
     trained = student.num_parameters() if recipe.modelwise.train == "all" else attention
     length = recipe.sequence_length
     first, second = (steps_for(o.tokens, length, o.batch_tokens) for o in (recipe.layerwise, recipe.modelwise))
-    tokens = second.micro_rows * length
 
     weights = sum(array.nbytes for array in checkpoint.tensors.values())
-    layer_tokens = min(recipe.layerwise.tokens, 1 << 62)
-    per_token = sum(saved_numbers(target, i) for i in range(target.num_hidden_layers)) * 4
-    one_layer = max((sum(p.size for p in student.layers[i].self_attn.parameters()) for i in edited), default=0)
-    phase1 = weights + 4 * attention + 16 * one_layer + 2 * MICRO_BATCH_TOKENS * source.hidden_size * 4
-    phase2 = weights + 20 * trained + tokens * per_token
-    flops1 = layer_tokens * sum(
-        forward_flops(target, i, length, mlp=False) * 3 + forward_flops(source, i, length, mlp=False) for i in edited
-    )
+    kept = sum(saved_numbers(target, i) for i in layers) * 4 * second.micro_rows * length
     head = 2 * source.vocab_size * source.hidden_size
-    body = sum(forward_flops(source, i, length) for i in range(source.num_hidden_layers))
-    own = sum(forward_flops(target, i, length) for i in range(source.num_hidden_layers))
-    flops2 = recipe.modelwise.tokens * (body + 3 * own + 4 * head)
-    activations = 2 * layer_tokens * source.hidden_size * 4
-    disk = activations + 4 * student.num_parameters() + 12 * (attention + trained)
-    rows: list[tuple[str, str]] = [
-        ("teacher", repr(teacher)),
-        ("student", repr(student)),
-        ("edited layers", f"{len(edited)} of {source.num_hidden_layers}, {attention:,} new attention parameters"),
-        ("phase 1", f"{first.steps:,} steps a layer of {first.rows * length:,} tokens, {flops1 / 1e12:,.1f} TFLOP"),
-        ("phase 2", f"{second.steps:,} steps of {second.rows * length:,} tokens, {flops2 / 1e12:,.1f} TFLOP"),
-        ("peak memory", f"phase 1 {phase1 / GIB:.2f} GiB, phase 2 {phase2 / GIB:.2f} GiB, mapped weights included"),
-        ("disk", f"{disk / GIB:.2f} GiB at most, of which {activations / GIB:.2f} GiB of activations during phase 1"),
-    ]
-    ours, theirs = (cache_size(config, context).bytes_at_context for config in (target, source))
-    change = f"{theirs / 2**20:,.1f} MiB -> {ours / 2**20:,.1f} MiB ({100 * (ours / theirs - 1):+.1f} %)"
-    rows.append((f"KV cache at {context:,} tokens", change))
-    return "\n".join(f"{name + ':':<28}{text}" for name, text in rows)
+    once = sum(forward_flops(source, i, length) + 3 * forward_flops(target, i, length) for i in layers)
+    alone = sum(
+        forward_flops(source, i, length, mlp=False) + 3 * forward_flops(target, i, length, mlp=False) for i in edited
+    )
+    activations = 2 * recipe.layerwise.tokens * source.hidden_size * 4
+    return Plan(
+        source=source,
+        target=target,
+        edited=len(edited),
+        attention_parameters=attention,
+        layerwise_steps=first,
+        modelwise_steps=second,
+        layerwise_flops=recipe.layerwise.tokens * alone,
+        modelwise_flops=recipe.modelwise.tokens * (once + 4 * head),
+        # parameter, gradient and two moments of what trains; the start it may go back to
+        layerwise_memory=weights
+        + 4 * attention
+        + 20 * max(new.values(), default=0)
+        + first.micro_rows * length * 4 * max((saved_numbers(target, i) for i in edited), default=0),
+        modelwise_memory=weights + 20 * trained + kept,
+        disk=activations + 4 * student.num_parameters() + 12 * (attention + trained),
+        activations=activations,
+    )
 
 
 def target_config(target: MLA | GateSWA, source: DecoderConfig) -> DecoderConfig:

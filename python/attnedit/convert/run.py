@@ -22,6 +22,7 @@ from attnedit import distill, runtime
 from attnedit.checkpoint import Checkpoint, atomic_write
 from attnedit.convert.corpus import Corpus, read_corpus
 from attnedit.convert.folder import kept, owned, same_inputs
+from attnedit.convert.plan import plan
 from attnedit.convert.progress import Progress
 from attnedit.convert.recipe import Recipe
 from attnedit.data import Tokenizer
@@ -38,7 +39,13 @@ def convert(recipe: Recipe, root: Path, progress: Progress | None = None) -> dic
     """Runs a recipe, or continues it; returns the report. Patterns in `data` are relative to root."""
     progress = progress or Progress()
     if recipe.memory_limit_gib is not None:
-        runtime.set_memory_limit(int(recipe.memory_limit_gib * 2**30))
+        needed, allowed = plan(recipe).peak_memory, int(recipe.memory_limit_gib * 2**30)
+        if needed > allowed:
+            raise MemoryError(
+                f"[convert] memory_limit_gib allows {allowed / 2**30:.3f} GiB, but about {needed / 2**30:.3f} GiB are "
+                "needed; allow more, or shorten data.sequence_length"
+            )
+        runtime.set_memory_limit(allowed)
     progress.say(f"reading {recipe.teacher}")
     checkpoint = Checkpoint.open(recipe.teacher)
     teacher = load(recipe.teacher)

@@ -23,6 +23,7 @@ MICRO_BATCH_TOKENS = 4096  # what one pass holds the activations of
 
 @dataclass(frozen=True)
 class Steps:
+    sequence_length: int
     steps: int
     rows: int  # per step
     micro_rows: int  # per pass
@@ -39,7 +40,10 @@ def steps_for(tokens: int, sequence_length: int, batch_tokens: int | Auto) -> St
         batch_tokens = max(sequence_length, LEAST_BATCH_TOKENS, tokens // MOST_STEPS)
     rows = max(1, int(batch_tokens) // sequence_length)
     return Steps(
-        max(1, round(tokens / (rows * sequence_length))), rows, max(1, min(rows, MICRO_BATCH_TOKENS // sequence_length))
+        sequence_length,
+        max(1, round(tokens / (rows * sequence_length))),
+        rows,
+        max(1, min(rows, MICRO_BATCH_TOKENS // sequence_length)),
     )
 
 
