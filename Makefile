@@ -46,11 +46,15 @@ check: install
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# What is too long for every change: sanitizers, and the figures on real weights.
+# What is too long for every change: sanitizers, and every benchmark's own check of its answers.
 check-all: check test
 	cmake -S . -B build/sanitize -G Ninja -DBUILD_TESTING=ON -DATTNEDIT_SANITIZE=ON
 	cmake --build build/sanitize -j $(JOBS)
 	OMP_NUM_THREADS=2 ctest --test-dir build/sanitize --output-on-failure -j $(JOBS)
+	dpkg -s libbenchmark-dev >/dev/null 2>&1 || $(SUDO) apt-get install -y -qq libbenchmark-dev
+	cmake -S . -B $(BUILD) -G Ninja -DBUILD_TESTING=ON -DATTNEDIT_BENCHMARKS=ON
+	cmake --build $(BUILD) -j $(JOBS)
+	for b in $(BUILD)/benchmarks/bench_*; do test ! -x $$b || test -d $$b || $$b --benchmark_min_time=0.01 || exit 1; done
 
 clean:
 	rm -rf build $(VENV) runs

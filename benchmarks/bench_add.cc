@@ -1,13 +1,10 @@
 // The residual addition at a model's width, beside memory's own speed: two reads and a write per number.
-#include <benchmark/benchmark.h>
-
-#include <vector>
-
 #include "kernels/add.h"
+#include "measure.h"
 
 namespace {
 
-using attnedit::View;
+using namespace attnedit::benchmarks;
 
 void add(benchmark::State& state) {
   const int64_t n = state.range(0) * 1024;
@@ -18,9 +15,7 @@ void add(benchmark::State& state) {
   for (int64_t i = 0; i < n; i += 1009)
     if (y[i] != a[i] + b[i]) return state.SkipWithError("wrong answer");
   for (auto _ : state) task();
-  state.counters["GB/s"] = benchmark::Counter(
-      12.0 * static_cast<double>(n), benchmark::Counter::kIsIterationInvariantRate, benchmark::Counter::kIs1000);
-  state.counters["GB/s"].value /= 1e9;
+  set_rate(state, 3 * n);
 }
 BENCHMARK(add)->Arg(512)->Arg(4096)->UseRealTime();
 

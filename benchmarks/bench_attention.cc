@@ -1,22 +1,15 @@
 #include <benchmark/benchmark.h>
 
 #include <cmath>
-#include <random>
 #include <vector>
 
 #include "kernels/attention.h"
-#include "runtime/parallel.h"
+#include "measure.h"
 
 namespace attnedit::kernels {
 namespace {
 
-std::vector<float> normal(int64_t n, unsigned seed) {
-  std::mt19937 rng(seed);
-  std::normal_distribution<float> distribution;
-  std::vector<float> x(n);
-  for (float& value : x) value = distribution(rng);
-  return x;
-}
+using namespace attnedit::benchmarks;
 
 struct Run {
   int64_t T, H, G, K, Kv, window;

@@ -1,25 +1,19 @@
 #include <benchmark/benchmark.h>
 
 #include <cmath>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "kernels/gemm.h"
+#include "measure.h"
 #include "runtime/parallel.h"
 
 namespace attnedit::kernels {
 namespace {
 
-enum Product { kForward, kInputBackward, kWeightBackward };
+using namespace attnedit::benchmarks;
 
-std::vector<float> normal(int64_t n, unsigned seed) {
-  std::mt19937 rng(seed);
-  std::normal_distribution<float> distribution;
-  std::vector<float> x(n);
-  for (float& value : x) value = distribution(rng);
-  return x;
-}
+enum Product { kForward, kInputBackward, kWeightBackward };
 
 // One entry of the product in double: sum_l a[l * stride_a] b[l * stride_b].
 bool close(float got, const float* a, int64_t stride_a, const float* b, int64_t stride_b, int64_t n) {

@@ -1,31 +1,15 @@
 #include <benchmark/benchmark.h>
 
 #include <cmath>
-#include <random>
-#include <string>
 #include <vector>
 
 #include "kernels/rms_norm.h"
-#include "runtime/parallel.h"
+#include "measure.h"
 
 namespace attnedit::kernels {
 namespace {
 
-std::vector<float> normal(int64_t n, unsigned seed) {
-  std::mt19937 rng(seed);
-  std::normal_distribution<float> distribution;
-  std::vector<float> x(n);
-  for (float& value : x) value = distribution(rng);
-  return x;
-}
-
-bool close(float got, double want) { return std::abs(got - want) <= 1e-4 * (1 + std::abs(want)); }
-
-void set_rate(benchmark::State& state, int64_t floats) {
-  state.counters["GB/s"] =
-      benchmark::Counter(4e-9 * static_cast<double>(floats), benchmark::Counter::kIsIterationInvariantRate);
-  state.SetLabel(std::to_string(num_threads()) + " threads");
-}
+using namespace attnedit::benchmarks;
 
 // The hidden rows of Qwen3-0.6B, and its query heads: N rows of D.
 void rms_norm(benchmark::State& state) {
