@@ -1,6 +1,7 @@
 """The recipe people write: YAML, checked key by key before anything is read or computed."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -114,8 +115,8 @@ def read_recipe(path: Path) -> Recipe:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise ValueError(f"{path}: " + "; ".join(_line(e) for e in error.errors()[:3])) from None
-    root = path.parent
-    return recipe.model_copy(update={"teacher": root / recipe.teacher, "run": root / recipe.run})
+    beside = {key: Path(os.path.normpath(path.parent / getattr(recipe, key))) for key in ("teacher", "run")}
+    return recipe.model_copy(update=beside)
 
 
 def _line(error: Any) -> str:

@@ -7,6 +7,9 @@ the attention output that it should give. Layers exchange nothing, so any subset
 """
 
 import json
+import math
+import os
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -69,6 +72,8 @@ def layerwise(
         return []
     rows_needed = min(len(tokens), -(-options.tokens // tokens.shape[1]))
     picked = np.sort(np.random.default_rng((seed, 1)).permutation(len(tokens))[:rows_needed])
+    for left_by_a_kill in [] if folder is None else folder.glob("activations-*"):
+        shutil.rmtree(left_by_a_kill)
     with tempfile.TemporaryDirectory(dir=folder, prefix="activations-") as scratch:
         activations = Activations(teacher, tokens[picked], Path(scratch))
         results = []
@@ -78,7 +83,8 @@ def layerwise(
                 kept = None if folder is None else folder / f"layer_{layer:03d}"
                 follow = None if on_step is None else (lambda s, n, v, i=layer: on_step(i, s, n, v["nmse"]))
                 results.append(_train_layer(student, teacher, layer, activations, options, kept, seed, follow))
-            activations.advance(layer)
+            if layer < max(chosen):
+                activations.advance(layer)
         return results
 
 
@@ -88,8 +94,8 @@ class Activations:
     def __init__(self, teacher: Decoder, tokens: Array, folder: Path) -> None:
         self.teacher = teacher
         shape = (*tokens.shape, teacher.config.hidden_size)
-        self.hidden = np.lib.format.open_memmap(folder / "hidden.npy", mode="w+", dtype=np.float32, shape=shape)
-        self.target = np.lib.format.open_memmap(folder / "target.npy", mode="w+", dtype=np.float32, shape=shape)
+        self.hidden = _mapped(folder / "hidden.f32", shape)
+        self.target = _mapped(folder / "target.f32", shape)
         per_pass = max(1, MICRO_BATCH_TOKENS // shape[1])
         self.passes = [slice(i, i + per_pass) for i in range(0, shape[0], per_pass)]
         with no_grad():
@@ -110,6 +116,14 @@ class Activations:
             for rows in self.passes:
                 h = block.after_attention(tensor(self.hidden[rows]), tensor(self.target[rows]))
                 self.hidden[rows] = h.numpy()
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> Array:
+    """A float32 file in memory. Its blocks are taken at once: a disk that is too small says so here, as an OSError."""
+    size = math.prod(shape) * 4
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+    return np.memmap(path, mode="r+", dtype=np.float32, shape=shape)
 
 
 def _train_layer(
