@@ -31,7 +31,7 @@ CONFIG: dict[str, Any] = {
     "head_dim": 128, "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1e6, "max_position_embeddings": 40_960,
     "attention_bias": False, "tie_word_embeddings": True, "dtype": "float32",
 }  # fmt: skip
-LATENT = {"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
+LATENT: dict[str, Any] = {"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
 TUNED = {"MALLOC_MMAP_THRESHOLD_": "17179869184", "MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_ARENA_MAX": "1",
          "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # fmt: skip
 STAGES = ("teacher", "student", "KL", "backward", "AdamW")

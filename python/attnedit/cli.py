@@ -46,7 +46,7 @@ def evaluate(
     teacher: Annotated[Path, typer.Option(help="the folder to compare with")],
     text: Annotated[list[Path], typer.Option(help="held-out text files")],
     separator: Annotated[str | None, typer.Option(help="between documents")] = None,
-    sequence_length: Annotated[int, typer.Option(help="documents are cut here")] = 2048,
+    sequence_length: Annotated[int | None, typer.Option(help="documents are cut here; default: 2048 or less")] = None,
 ) -> None:
     """Compare two models on held-out text: NLL, KL, top-1 agreement. Prints JSON."""
     from dataclasses import asdict
@@ -55,8 +55,13 @@ def evaluate(
     from attnedit.data import Tokenizer, heldout_rows, read_documents
 
     documents = read_documents([str(path.absolute()) for path in text], separator, Path())
-    rows = heldout_rows(Tokenizer(teacher).encode_documents(documents), sequence_length)
-    print(json.dumps(asdict(ae.evaluate(ae.load(student), ae.load(teacher), rows)), indent=1))
+    models = ae.load(student), ae.load(teacher)
+    longest = min(model.config.rope.max_position_embeddings for model in models)
+    length = min(2048, longest) if sequence_length is None else sequence_length
+    if length > longest:
+        raise ValueError(f"[evaluate] sequence_length must be at most the models' {longest}, got {length}")
+    rows = heldout_rows(Tokenizer(teacher).encode_documents(documents), length)
+    print(json.dumps(asdict(ae.evaluate(*models, rows)), indent=1))
 
 
 @app.command()
@@ -74,6 +79,8 @@ def generate(
 
     tokenizer = Tokenizer(model)
     decoder = ae.load(model)
+    if tokens < 1:
+        raise ValueError(f"[generate] tokens must be at least 1, got {tokens}")
     ids = continue_(decoder, tokenizer.encode_documents([prompt])[0], tokens, temperature, seed)
     print(tokenizer.decode(ids))
 

@@ -139,6 +139,9 @@ def assert_refused(done: subprocess.CompletedProcess[str], message: str) -> None
         ({"data": {"train": ["nothing*.txt"]}}, "nothing*.txt"),
         ({"data": {"train": ["corpus.txt"], "sequence_length": 4096}}, "sequence_length must be at most"),
         ({"modelwise": {"learning_rate": "fast"}}, "learning_rate"),
+        ({"layerwise": {"tokens": -5}}, "layerwise.tokens"),
+        ({"modelwise": {"learning_rate": float("nan")}}, "modelwise.learning_rate"),
+        ({"modelwise": {"batch_tokens": 10_000_000}}, "needs"),
         ({"teacher": "nowhere"}, "nowhere"),
         ({"memory_limit_gib": 1e-6}, "memory_limit_gib allows 0.000 GiB, but about 0.0"),
     ],
@@ -203,7 +206,7 @@ def broken(folder: Path, change: str) -> Path:
         ("missing", "model.layers.1.self_attn.k_proj.weight"),
         ("shape", "model.layers.1.self_attn.k_proj.weight must have shape (16, 24), got (15, 24)"),
         ("nan", "model.layers.0.mlp.up_proj.weight holds NaN or Inf"),
-        ("type", "model_type must be one of attnedit, llama, qwen2, qwen3, got 'gpt2'"),
+        ("type", "model_type must be one of attnedit, deepseek_v3, llama, qwen2, qwen3, got 'gpt2'"),
         ("vocabulary", "the tokenizer has 300 tokens, the teacher's vocabulary only 100"),
         ("tiny", "too few"),
         ("empty", "corpus.txt"),
@@ -225,6 +228,7 @@ def test_plan_info_generate_and_export_run(finished: Path, tmp_path: Path) -> No
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert config["model_type"] == "deepseek_v3" and config["kv_lora_rank"] == 12
     assert (tmp_path / "out/tokenizer.json").exists()
+    assert "2 MLA" in attnedit("info", tmp_path / "out").stdout
     assert_refused(
         attnedit("export", finished / "teacher", "--out", tmp_path / "no", "--format", "deepseek_v3"),
         "deepseek_v3 cannot hold this model: every layer must be MLA; attnedit can",

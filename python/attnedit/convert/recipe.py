@@ -38,7 +38,7 @@ class Data(BaseModel):
     train: list[str] = Field(min_length=1)
     heldout: list[str] | None = None  # default: a share of the documents
     heldout_share: float = Field(default=0.02, gt=0, lt=1)
-    separator: str | None = None  # between documents; default: a file is a document
+    separator: str | None = Field(default=None, min_length=1)  # between documents; default: a file is a document
     sequence_length: int | None = Field(default=None, ge=8)  # default: 2048, or the teacher's longest if that is less
     train_documents: int | None = Field(default=None, ge=1)  # only the first so many
     heldout_documents: int | None = Field(default=None, ge=1)  # only the last so many
@@ -53,7 +53,7 @@ class Recipe(BaseModel):
     run: Path
     layerwise: LayerwiseOptions = LayerwiseOptions()
     modelwise: ModelwiseOptions = ModelwiseOptions()
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**62)
     memory_limit_gib: float | None = Field(default=None, gt=0)
 
     @field_validator("target", mode="plain")

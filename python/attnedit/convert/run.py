@@ -25,7 +25,8 @@ from attnedit.convert.folder import kept, owned, same_inputs
 from attnedit.convert.plan import plan
 from attnedit.convert.progress import Progress
 from attnedit.convert.recipe import Recipe
-from attnedit.data import Tokenizer
+from attnedit.data import Tokenizer, require_rows
+from attnedit.distill.budget import steps_for
 from attnedit.edit import edit, student_of
 from attnedit.evaluate import evaluate
 from attnedit.evaluate.report import write_report
@@ -52,6 +53,8 @@ def convert(recipe: Recipe, root: Path, progress: Progress | None = None) -> dic
     recipe = recipe.fitted(teacher.config.rope.max_position_embeddings)
     tokenizer = Tokenizer(recipe.teacher)
     corpus = read_corpus(recipe, tokenizer, teacher.config, root)
+    for options in (recipe.layerwise, recipe.modelwise):
+        require_rows(corpus.train, steps_for(options.tokens, recipe.sequence_length, options.batch_tokens).rows)
     run = recipe.run
     with owned(run):
         inputs = {

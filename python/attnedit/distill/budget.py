@@ -7,15 +7,19 @@ least) until there are 8,000 steps.
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
 from attnedit.models import Decoder
 from attnedit.nn import MLA
 from attnedit.tensor import Tensor
 
 Auto = Literal["auto"]
+Tokens = Annotated[int, Field(ge=1, le=10**15)]
+Rate = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
 MOST_STEPS = 8000
 LEAST_BATCH_TOKENS = 256
 MICRO_BATCH_TOKENS = 4096  # what one pass holds the activations of

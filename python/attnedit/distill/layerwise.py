@@ -21,7 +21,16 @@ from attnedit import ops
 from attnedit.autograd import no_grad, total
 from attnedit.checkpoint import atomic_write
 from attnedit.data import Batches
-from attnedit.distill.budget import MICRO_BATCH_TOKENS, Auto, edited_layers, layerwise_rate, steps_for
+from attnedit.distill.budget import (
+    MICRO_BATCH_TOKENS,
+    Auto,
+    Rate,
+    Share,
+    Tokens,
+    edited_layers,
+    layerwise_rate,
+    steps_for,
+)
 from attnedit.distill.loop import Losses, Metrics, Saved, descend, train
 from attnedit.distill.optimizer import AdamW, trainable
 from attnedit.distill.schedule import Schedule
@@ -35,11 +44,11 @@ PERFECT = 1e-6  # a layer that starts here has nothing to learn
 
 @dataclass(frozen=True)
 class LayerwiseOptions:
-    tokens: int = 1_000_000  # per layer
-    learning_rate: float | Auto = "auto"  # auto: 0.2 x RMS(o_proj), lower for longer runs and for GateSWA
-    batch_tokens: int | Auto = "auto"  # auto: one row a step, up to 8,000 steps
-    warmup: float = 0.05
-    final: float = 0.05
+    tokens: Tokens = 1_000_000  # per layer
+    learning_rate: Rate | Auto = "auto"  # auto: 0.2 x RMS(o_proj), lower for longer runs and for GateSWA
+    batch_tokens: Tokens | Auto = "auto"  # auto: one row a step, up to 8,000 steps
+    warmup: Share = 0.05
+    final: Share = 0.05
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,15 @@ loss = tau^2 KL(teacher || student)  over the whole vocabulary, a mean over toke
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
 from attnedit import ops
 from attnedit.autograd import no_grad, total
 from attnedit.data import Batches
-from attnedit.distill.budget import Auto, edited_layers, modelwise_rate, steps_for
+from attnedit.distill.budget import Auto, Rate, Share, Tokens, edited_layers, modelwise_rate, steps_for
 from attnedit.distill.loop import Losses, Metrics, Saved, descend, train
 from attnedit.distill.optimizer import AdamW, trainable
 from attnedit.distill.schedule import Schedule
@@ -28,17 +29,17 @@ Trainable = Literal["attention", "attention+norms", "all"]
 
 @dataclass(frozen=True)
 class ModelwiseOptions:
-    tokens: int = 4_000_000
-    learning_rate: float | Auto = "auto"  # auto: 0.04 x RMS(o_proj), less for a student that starts near
-    batch_tokens: int | Auto = "auto"  # auto: one row a step, up to 8,000 steps
-    feature_weight: float = 0.05
+    tokens: Tokens = 4_000_000
+    learning_rate: Rate | Auto = "auto"  # auto: 0.04 x RMS(o_proj), less for a student that starts near
+    batch_tokens: Tokens | Auto = "auto"  # auto: one row a step, up to 8,000 steps
+    feature_weight: Annotated[float, Field(ge=0, le=1e3)] = 0.05
     train: Trainable = "attention"
-    outside_attention: float = 0.2  # times the rate, for what else trains
-    temperature: float = 1.0
+    outside_attention: Share = 0.2  # times the rate, for what else trains
+    temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0
     divergence: Literal["forward", "reverse", "jsd"] = "forward"
-    clip: float = 1.0
-    warmup: float = 0.05
-    final: float = 0.05
+    clip: Annotated[float, Field(gt=0, le=1e30)] = 1.0
+    warmup: Share = 0.05
+    final: Share = 0.05
     recompute: bool = False  # keep block outputs only and compute the rest again on the way back
 
 

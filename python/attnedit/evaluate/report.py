@@ -124,6 +124,8 @@ def markdown(name: str, report: Mapping[str, Any], plots: Sequence[str]) -> str:
     worst = sorted(report["layers"], key=lambda layer: -layer["nmse_layerwise"])[:3]
     if worst:
         lines += ["", "Fit worst: " + ", ".join(f"layer {w['layer']} ({w['nmse_layerwise']:.4f})" for w in worst) + "."]
+    if not report["modelwise"]["kept"]:
+        lines += ["", "Phase 2 made KL on training rows worse and was taken back: try more tokens or a lower rate."]
     lines += [""] + [f"![{plot}]({plot})" for plot in plots] + [""]
     return "\n".join(lines)
 
