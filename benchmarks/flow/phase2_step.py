@@ -102,7 +102,7 @@ def ours(folder: Path) -> dict[str, Any]:
     import attnedit as ae
     from attnedit import ops
     from attnedit.autograd import backward, no_grad
-    from attnedit.distill.optimizer import AdamW
+    from attnedit.distill.optimizer import Optimizer
     from attnedit.runtime import get_num_threads, synchronize
     from attnedit.tensor import full
 
@@ -111,7 +111,7 @@ def ours(folder: Path) -> dict[str, Any]:
     with safe_open(folder / "student.safetensors", framework="numpy") as file:
         for name in file.keys():  # noqa: SIM118
             student.set_parameter(name, ae.tensor(file.get_tensor(name), requires_grad=True))
-    optimizer = AdamW({path: p for path, p in student.named_parameters() if p.requires_grad})
+    optimizer = Optimizer({path: p for path, p in student.named_parameters() if p.requires_grad})
     batch, weights = tokens(), full((LENGTH,), 1 / LENGTH)
     now: dict[str, Any] = {}
 

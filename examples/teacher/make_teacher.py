@@ -25,7 +25,7 @@ from attnedit import ops
 from attnedit.autograd import no_grad
 from attnedit.checkpoint import save_checkpoint
 from attnedit.distill.loop import Losses, Metrics, Saved, descend, train
-from attnedit.distill.optimizer import AdamW
+from attnedit.distill.optimizer import Optimizer
 from attnedit.distill.schedule import Schedule
 from attnedit.models import Decoder, qwen3
 from attnedit.tensor import full
@@ -131,7 +131,7 @@ def main() -> None:
     print(f"{len(stream):,} tokens, {sum(len(t.encode()) for t in training) / len(stream):.2f} bytes each")
 
     model = Decoder(qwen3.decoder_config(CONFIG))
-    optimizer = AdamW(initialise(model, options.seed), weight_decay=0.1, clip=1.0)
+    optimizer = Optimizer(initialise(model, options.seed), weight_decay=0.1, clip=1.0)
     steps = options.tokens // (T * B)
     weights = full((B * T,), 1 / (B * T))
 

@@ -32,7 +32,7 @@ from attnedit.distill.budget import (
     steps_for,
 )
 from attnedit.distill.loop import Losses, Metrics, Saved, descend, train
-from attnedit.distill.optimizer import AdamW, trainable
+from attnedit.distill.optimizer import Method, Optimizer, trainable
 from attnedit.distill.schedule import Schedule
 from attnedit.models import Decoder
 from attnedit.models.decoder import Attention, Block
@@ -47,6 +47,7 @@ class LayerwiseOptions:
     tokens: Tokens = 1_000_000  # per layer
     learning_rate: Rate | Auto = "auto"  # auto: 0.2 x RMS(o_proj), lower for longer runs and for GateSWA
     batch_tokens: Tokens | Auto = "auto"  # auto: one row a step, up to 8,000 steps
+    optimizer: Method = "adamw"  # soap goes further in the same tokens
     warmup: Share = 0.05
     final: Share = 0.05
 
@@ -151,7 +152,7 @@ def _train_layer(
     attention: Attention = block.self_attn
     for path, parameter in list(attention.named_parameters()):
         attention.set_parameter(path, trainable(parameter))
-    optimizer = AdamW(dict(attention.named_parameters()))
+    optimizer = Optimizer(dict(attention.named_parameters()), options.optimizer)
     if initial > PERFECT:
         count, time, _ = activations.hidden.shape
         plan = steps_for(options.tokens, time, options.batch_tokens)

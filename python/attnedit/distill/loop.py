@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save
 
 from attnedit.autograd import backward
 from attnedit.checkpoint import atomic_write
-from attnedit.distill.optimizer import AdamW
+from attnedit.distill.optimizer import Optimizer
 from attnedit.distill.schedule import Schedule
 from attnedit.runtime import Event
 from attnedit.tensor import Tensor
@@ -44,7 +44,7 @@ class Saved:
     def path(self) -> Path:
         return self.folder / "state.safetensors"
 
-    def write(self, optimizer: AdamW, name: str) -> None:
+    def write(self, optimizer: Optimizer, name: str) -> None:
         state = optimizer.state()
         for key, array in state.items():
             if not np.isfinite(array).all():
@@ -54,7 +54,7 @@ class Saved:
         self.folder.mkdir(parents=True, exist_ok=True)
         atomic_write(self.path, save(state))
 
-    def read(self, optimizer: AdamW) -> None:
+    def read(self, optimizer: Optimizer) -> None:
         if self.path.exists():
             optimizer.restore(load_file(self.path))
 
@@ -89,7 +89,7 @@ class Metrics:
 def train(
     name: str,
     losses_of: Callable[[int], Losses],
-    optimizer: AdamW,
+    optimizer: Optimizer,
     schedule: Schedule,
     saved: Saved | None = None,
     metrics: Metrics | None = None,

@@ -17,7 +17,7 @@ from attnedit.autograd import no_grad, total
 from attnedit.data import Batches
 from attnedit.distill.budget import Auto, Rate, Share, Tokens, edited_layers, modelwise_rate, steps_for
 from attnedit.distill.loop import Losses, Metrics, Saved, descend, train
-from attnedit.distill.optimizer import AdamW, trainable
+from attnedit.distill.optimizer import Method, Optimizer, trainable
 from attnedit.distill.schedule import Schedule
 from attnedit.models import Decoder
 from attnedit.tensor import Array, Tensor, full, tensor
@@ -32,6 +32,7 @@ class ModelwiseOptions:
     tokens: Tokens = 4_000_000
     learning_rate: Rate | Auto = "auto"  # auto: 0.04 x RMS(o_proj), less for a student that starts near
     batch_tokens: Tokens | Auto = "auto"  # auto: one row a step, up to 8,000 steps
+    optimizer: Method = "adamw"  # soap goes further in the same tokens
     feature_weight: Annotated[float, Field(ge=0, le=1e3)] = 0.05
     train: Trainable = "attention"
     outside_attention: Share = 0.2  # times the rate, for what else trains
@@ -67,7 +68,7 @@ def modelwise(
     edited = edited_layers(student, teacher)
     parameters, multipliers = _choose(student, edited, options)
     start = {path: parameter.numpy().copy() for path, parameter in parameters.items()}
-    optimizer = AdamW(parameters, clip=options.clip, multipliers=multipliers)
+    optimizer = Optimizer(parameters, options.optimizer, clip=options.clip, multipliers=multipliers)
     plan = steps_for(options.tokens, tokens.shape[1], options.batch_tokens)
     rate = options.learning_rate
     if rate == "auto":

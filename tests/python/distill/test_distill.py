@@ -8,7 +8,7 @@ import pytest
 import attnedit as ae
 from attnedit import distill
 from attnedit.distill.loop import Losses, Saved, descend, train
-from attnedit.distill.optimizer import AdamW
+from attnedit.distill.optimizer import Method, Optimizer
 from attnedit.distill.schedule import Schedule
 from attnedit.models import Decoder
 
@@ -112,13 +112,14 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.parametrize("method", ["adamw", "soap"])
 @pytest.mark.parametrize("at", [1, 7, 29])
-def test_a_stopped_loop_continues_with_the_same_bits(tmp_path: Path, at: int) -> None:
+def test_a_stopped_loop_continues_with_the_same_bits(tmp_path: Path, at: int, method: Method) -> None:
     x = np.random.default_rng(0).normal(size=(60, 4, 8)).astype(np.float32)
 
     def run(folder: Path, stop: int | None) -> np.ndarray:
         w = ae.tensor(np.eye(8), requires_grad=True)
-        optimizer = AdamW({"w": w}, clip=0.5)
+        optimizer = Optimizer({"w": w}, method, clip=0.5)
 
         def losses_of(step: int) -> Losses:
             if step == stop:
