@@ -3,7 +3,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 BUILD := build/cmake
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-PACKAGES := g++ ninja-build cmake python3-venv python3-dev libopenblas-openmp-dev libgtest-dev
+PACKAGES := g++ ninja-build cmake python3-venv python3-dev libgtest-dev
 JOBS := $(shell nproc)
 
 .PHONY: demo test check check-all setup install cpp clean quality

@@ -27,7 +27,7 @@ void bind_linear(py::module_& m) {
     const Arguments a("linear");
     const auto x_ = a.rows("x", x);
     const auto weight_ = a.weight("weight", weight);
-    const Workspace scratch(gemm_workspace(x_.dim(0), weight_.dim(1), weight_.dim(0), weight_.dtype));
+    const Workspace scratch(gemm_workspace(x_.dim(0), weight_.dim(1), weight_.dim(0)));
     launch("linear", gemm_forward(x_, weight_, bias ? a.in<1>("bias", *bias) : View<const float, 1>{},
                                   a.out_rows("y", y), scratch.view()));
   });
@@ -35,13 +35,17 @@ void bind_linear(py::module_& m) {
     const Arguments a("linear_backward");
     const auto dy_ = a.rows("dy", dy);
     const auto weight_ = a.weight("weight", weight);
-    const Workspace scratch(gemm_workspace(dy_.dim(0), weight_.dim(1), weight_.dim(0), weight_.dtype));
+    const Workspace scratch(gemm_workspace(dy_.dim(0), weight_.dim(1), weight_.dim(0)));
     launch("linear_backward", gemm_input_backward(dy_, weight_, a.out_rows("dx", dx), scratch.view()));
   });
   m.def("gemm_weight_backward", [](py::array dy, py::array x, py::array dweight, MaybeArray dbias) {
     const Arguments a("linear_backward");
-    launch("linear_backward", gemm_weight_backward(a.rows("dy", dy), a.rows("x", x), a.out<2>("dweight", dweight),
-                                                   dbias ? a.out<1>("dbias", *dbias) : View<float, 1>{}));
+    const auto x_ = a.rows("x", x);
+    const auto dweight_ = a.out<2>("dweight", dweight);
+    const Workspace scratch(gemm_workspace(x_.dim(0), dweight_.dim(1), dweight_.dim(0)));
+    launch("linear_backward",
+           gemm_weight_backward(a.rows("dy", dy), x_, dweight_, dbias ? a.out<1>("dbias", *dbias) : View<float, 1>{},
+                                scratch.view()));
   });
 }
 

@@ -1,7 +1,5 @@
 #include <pybind11/pybind11.h>
 
-#include "kernels/gemm.h"
-
 namespace attnedit::bindings {
 void bind_runtime(pybind11::module_& m);
 void bind_tensor(pybind11::module_& m);
@@ -16,6 +14,4 @@ PYBIND11_MODULE(_core, m) {
   attnedit::bindings::bind_tensor(m);
   attnedit::bindings::bind_layers(m);
   attnedit::bindings::bind_losses(m);
-  m.def("blas_core_name", &attnedit::kernels::blas_core_name);
-  m.def("blas_config", &attnedit::kernels::blas_config);
 }

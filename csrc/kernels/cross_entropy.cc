@@ -101,17 +101,23 @@ struct CrossEntropy {
   View<int32_t, 1> argmax;
   View<float, 2> dhidden, dhead;
   VocabularyBlocks blocks;
-  float *z, *head_block, *peak, *denominator, *label_z;
+  float *z, *packed, *left_hidden, *left_rows, *right_hidden, *peak, *denominator, *label_z;
 
   // Tokens [begin, begin + rows).
   void tile(int64_t begin, int64_t rows) const;
 
-  // z = log2(e) hidden head^T for the block at v0; returns the head's rows.
-  const float* logits(const float* hidden_tile, int64_t rows, int64_t v0, int64_t width) const {
+  // z = log2(e) hidden head^T for the block at v0.
+  void logits(int64_t rows, int64_t v0, int64_t width) const {
     const int64_t D = head.dim(1);
-    const float* w = widened_block(head, v0, v0 + width, head_block);
-    gemm(false, true, rows, width, D, kLog2E, hidden_tile, D, w, D, 0, z, width);
-    return w;
+    pack_right(width, D, transposed_rows(head, v0), packed);
+    packed_product(rows, width, D, left_hidden, packed, false, z, width);
+  }
+  // sums (+)= z head, for the block's rows of the head.
+  void add_heads(int64_t rows, int64_t v0, int64_t width, float* sums) const {
+    const int64_t D = head.dim(1);
+    pack_right(D, width, plain_rows(head, v0), packed);
+    pack_left(rows, width, 1, {z, width, 1}, left_rows);
+    packed_product(rows, D, width, left_rows, packed, v0 > 0, sums, D);
   }
 };
 
@@ -124,15 +130,15 @@ void CrossEntropy::tile(int64_t begin, int64_t rows) const {
   // head; and cost nothing when the block that the first one left is the whole vocabulary.
   const bool second_pass = dhead || (dhidden && blocks.count == 1);
   float* sums = second_pass ? nullptr : dhidden_tile;
-  const float* w = nullptr;
+  pack_left(rows, D, kLog2E, {hidden_tile, D, 1}, left_hidden);
   for (int64_t v0 = 0; v0 < V; v0 += blocks.width) {
     const int64_t width = std::min(blocks.width, V - v0);
-    w = logits(hidden_tile, rows, v0, width);
+    logits(rows, v0, width);
     parallel_for(rows, blocks.grain(), [&](int64_t first, int64_t last) {
       ATTNEDIT_BEST(cross_entropy_rows)
       (z, width, v0, labels_tile, peak, denominator, label_z, argmax.data + begin, sums, D, first, last);
     });
-    if (sums) gemm(false, false, rows, D, width, 1, z, width, w, D, v0 ? 1 : 0, sums, D);
+    if (sums) add_heads(rows, v0, width, sums);
   }
 
   for (int64_t n = 0; n < rows; ++n) {
@@ -148,23 +154,26 @@ void CrossEntropy::tile(int64_t begin, int64_t rows) const {
           std::fill_n(row, D, 0.f);
           continue;
         }
-        const float* target = widened_rows(head, labels_tile[n], labels_tile[n] + 1, head_block + n * D);
+        const float* target = widened_rows(head, labels_tile[n], labels_tile[n] + 1, left_hidden + n * D);
         ATTNEDIT_BEST(cross_entropy_hidden_row)
         (target, 1 / denominator[n], weights.data[begin + n], row, D);
       }
     });
   }
   if (!second_pass) return;
+  if (dhead) pack_right(D, rows, RightOperand::plain(hidden_tile, D), right_hidden);
 
   for (int64_t v0 = 0; v0 < V; v0 += blocks.width) {
     const int64_t width = std::min(blocks.width, V - v0);
-    if (blocks.count > 1) w = logits(hidden_tile, rows, v0, width);
+    if (blocks.count > 1) logits(rows, v0, width);
     parallel_for(rows, blocks.grain(), [&](int64_t first, int64_t last) {
       ATTNEDIT_BEST(cross_entropy_gradient_rows)
       (z, width, v0, labels_tile, weights.data + begin, peak, first, last);
     });
-    if (dhidden) gemm(false, false, rows, D, width, 1, z, width, w, D, v0 ? 1 : 0, dhidden_tile, D);
-    if (dhead) gemm(true, false, width, D, rows, 1, z, width, hidden_tile, D, 1, dhead.data + v0 * D, D);
+    if (dhidden) add_heads(rows, v0, width, dhidden_tile);
+    if (!dhead) continue;
+    pack_left(width, rows, 1, {z, 1, width}, left_rows);
+    packed_product(width, D, rows, left_rows, right_hidden, true, dhead.data + v0 * D, D);
   }
 }
 
@@ -172,7 +181,8 @@ void CrossEntropy::tile(int64_t begin, int64_t rows) const {
 
 int64_t cross_entropy_workspace(int64_t N, int64_t D, int64_t V) {
   const VocabularyBlocks blocks(N, V);
-  return blocks.logits() + std::max(blocks.width, blocks.tokens) * D + 3 * blocks.tokens;
+  return 2 * blocks.logits() + blocks.packed_head(D) + packed_left_size(blocks.tokens, D) +
+         packed_right_size(D, blocks.tokens) + 3 * blocks.tokens;
 }
 
 Task cross_entropy(View<const float, 2> hidden, WeightView<2> head, View<const int32_t, 1> labels,
@@ -198,22 +208,15 @@ Task cross_entropy(View<const float, 2> hidden, WeightView<2> head, View<const i
                    labels.data[n], " at ", n);
   return [=] {
     const VocabularyBlocks blocks(N, V);
-    float* head_block = workspace.data + blocks.logits();
-    float* peak = head_block + std::max(blocks.width, blocks.tokens) * D;
-    const CrossEntropy run{hidden,
-                           head,
-                           labels,
-                           weights,
-                           nll,
-                           argmax,
-                           dhidden,
-                           dhead,
-                           blocks,
-                           workspace.data,
-                           head_block,
-                           peak,
-                           peak + blocks.tokens,
-                           peak + 2 * blocks.tokens};
+    float* left_rows = workspace.data + blocks.logits();
+    float* packed = left_rows + blocks.logits();
+    float* left_hidden = packed + blocks.packed_head(D);
+    float* right_hidden = left_hidden + packed_left_size(blocks.tokens, D);
+    float* peak = right_hidden + packed_right_size(D, blocks.tokens);
+    float *denominator = peak + blocks.tokens, *label_z = denominator + blocks.tokens;
+    const CrossEntropy run{hidden,    head,         labels, weights,        nll,    argmax,
+                           dhidden,   dhead,        blocks, workspace.data, packed, left_hidden,
+                           left_rows, right_hidden, peak,   denominator,    label_z};
     for (int64_t n = 0; n < N; n += blocks.tokens) run.tile(n, std::min(blocks.tokens, N - n));
     double total = 0;
     for (int64_t n = 0; n < N; ++n) total += double(weights.data[n]) * nll.data[n];

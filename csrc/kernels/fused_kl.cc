@@ -192,7 +192,8 @@ struct FusedKl {
   View<float, 1> divergences;
   View<float, 2> dstudent, dhead;
   VocabularyBlocks blocks;
-  float *q, *p, *head_block, *heads_p, *columns;
+  // packed: the head's block; left_student, left_teacher: the hidden states, in base 2; left_rows: a block of q or p.
+  float *q, *p, *packed, *left_student, *left_teacher, *left_rows, *heads_p, *columns;
 
   float* column(Column c) const { return columns + c * blocks.tokens; }
   bool forward() const { return options.divergence == Divergence::kForward; }
@@ -200,31 +201,37 @@ struct FusedKl {
   bool same_head() const { return student_head.data == teacher_head.data && student_head.dtype == teacher_head.dtype; }
 
   void tile(int64_t begin, int64_t rows) const;
-  const float* logits(int64_t begin, int64_t rows, int64_t v0, int64_t width) const;
+  void logits(int64_t rows, int64_t v0, int64_t width) const;
+  void add_heads(const float* probabilities, int64_t rows, int64_t v0, int64_t width, float* sums) const;
   void finish_divergences(int64_t begin, int64_t rows) const;
   template <class Rows>
-  void each_block(int64_t begin, int64_t rows, const float* kept, const Rows& body) const;
+  void each_block(int64_t rows, bool kept, const Rows& body) const;
 };
 
-// Both blocks of logits at v0; returns the student's rows of the head.
-const float* FusedKl::logits(int64_t begin, int64_t rows, int64_t v0, int64_t width) const {
+// Both blocks of logits at v0.
+void FusedKl::logits(int64_t rows, int64_t v0, int64_t width) const {
   const int64_t D = student.dim(1);
-  const float to_base_2 = std::numbers::log2e_v<float> / options.temperature;
-  const float* w = widened_block(teacher_head, v0, v0 + width, head_block);
-  gemm(false, true, rows, width, D, to_base_2, teacher.data + begin * D, D, w, D, 0, p, width);
-  if (!same_head()) w = widened_block(student_head, v0, v0 + width, head_block);
-  gemm(false, true, rows, width, D, to_base_2, student.data + begin * D, D, w, D, 0, q, width);
-  return w;
+  pack_right(width, D, transposed_rows(teacher_head, v0), packed);
+  packed_product(rows, width, D, left_teacher, packed, false, p, width);
+  if (!same_head()) pack_right(width, D, transposed_rows(student_head, v0), packed);
+  packed_product(rows, width, D, left_student, packed, false, q, width);
 }
 
-// body(v0, width, head rows) with the logits of each block in q and p. A single block may still lie there: then kept
-// is its head.
+// sums (+)= probabilities head, whose rows at v0 are packed.
+void FusedKl::add_heads(const float* probabilities, int64_t rows, int64_t v0, int64_t width, float* sums) const {
+  const int64_t D = student.dim(1);
+  pack_left(rows, width, 1, {probabilities, width, 1}, left_rows);
+  packed_product(rows, D, width, left_rows, packed, v0 > 0, sums, D);
+}
+
+// body(v0, width) with the logits of each block in q and p; where they are kept, the one block's lie there still.
 template <class Rows>
-void FusedKl::each_block(int64_t begin, int64_t rows, const float* kept, const Rows& body) const {
+void FusedKl::each_block(int64_t rows, bool kept, const Rows& body) const {
   const int64_t V = student_head.dim(0);
   for (int64_t v0 = 0; v0 < V; v0 += blocks.width) {
     const int64_t width = std::min(blocks.width, V - v0);
-    body(v0, width, kept ? kept : logits(begin, rows, v0, width));
+    if (!kept) logits(rows, v0, width);
+    body(v0, width);
   }
 }
 
@@ -236,11 +243,12 @@ void FusedKl::each_block(int64_t begin, int64_t rows, const float* kept, const R
 void FusedKl::tile(int64_t begin, int64_t rows) const {
   const int64_t D = student.dim(1), grain = blocks.grain();
   const bool gradient = dstudent || dhead;
-  const bool one_pass = gradient && forward() && !dhead && blocks.count > 1;
+  const bool one_pass = gradient && forward() && !dhead && blocks.count > 1, kept = blocks.count == 1;
   float* heads_q = one_pass ? dstudent.data + begin * D : nullptr;
-  const float* kept = nullptr;
-  each_block(begin, rows, nullptr, [&](int64_t v0, int64_t width, const float* w) {
-    kept = blocks.count == 1 ? w : nullptr;
+  const float to_base_2 = std::numbers::log2e_v<float> / options.temperature;
+  pack_left(rows, D, to_base_2, {student.data + begin * D, D, 1}, left_student);
+  pack_left(rows, D, to_base_2, {teacher.data + begin * D, D, 1}, left_teacher);
+  each_block(rows, false, [&](int64_t v0, int64_t width) {
     parallel_for(rows, grain, [&](int64_t first, int64_t last) {
       const auto loop = ATTNEDIT_BEST(divergence_rows);
       if (options.divergence == Divergence::kReverse)
@@ -251,14 +259,15 @@ void FusedKl::tile(int64_t begin, int64_t rows) const {
              one_pass ? heads_p : nullptr, heads_q, D, first, last);
     });
     if (!one_pass) return;
-    gemm(false, false, rows, D, width, 1, q, width, w, D, v0 ? 1 : 0, heads_q, D);
-    gemm(false, false, rows, D, width, 1, p, width, w, D, v0 ? 1 : 0, heads_p, D);
+    pack_right(D, width, plain_rows(student_head, v0), packed);
+    add_heads(q, rows, v0, width, heads_q);
+    add_heads(p, rows, v0, width, heads_p);
   });
   finish_divergences(begin, rows);
 
   const float *log_q = column(kPeakQ), *log_p = column(kPeakP), *scale = column(kScale), *mean = column(kMean);
   if (jsd())
-    each_block(begin, rows, kept, [&](int64_t v0, int64_t width, const float*) {
+    each_block(rows, kept, [&](int64_t v0, int64_t width) {
       parallel_for(rows, grain, [&](int64_t first, int64_t last) {
         ATTNEDIT_BEST(jsd_rows)(q, p, width, v0 == 0, log_q, log_p, column(kCross), column(kMean), first, last);
       });
@@ -275,7 +284,9 @@ void FusedKl::tile(int64_t begin, int64_t rows) const {
     return;
   }
   if (!gradient) return;
-  each_block(begin, rows, kept, [&](int64_t v0, int64_t width, const float* w) {
+  float* const right_student = heads_p;  // which only one_pass needs
+  if (dhead) pack_right(D, rows, RightOperand::plain(student.data + begin * D, D), right_student);
+  each_block(rows, kept, [&](int64_t v0, int64_t width) {
     parallel_for(rows, grain, [&](int64_t first, int64_t last) {
       if (forward())
         ATTNEDIT_BEST(forward_gradient_rows)(q, p, width, log_q, log_p, scale, first, last);
@@ -284,8 +295,13 @@ void FusedKl::tile(int64_t begin, int64_t rows) const {
       else
         ATTNEDIT_BEST(reverse_gradient_rows)(q, p, width, log_q, log_p, scale, mean, first, last);
     });
-    if (dstudent) gemm(false, false, rows, D, width, 1, q, width, w, D, v0 ? 1 : 0, dstudent.data + begin * D, D);
-    if (dhead) gemm(true, false, width, D, rows, 1, q, width, student.data + begin * D, D, 1, dhead.data + v0 * D, D);
+    if (dstudent) {
+      pack_right(D, width, plain_rows(student_head, v0), packed);
+      add_heads(q, rows, v0, width, dstudent.data + begin * D);
+    }
+    if (!dhead) return;
+    pack_left(width, rows, 1, {q, 1, width}, left_rows);
+    packed_product(width, D, rows, left_rows, right_student, true, dhead.data + v0 * D, D);
   });
 }
 
@@ -307,7 +323,8 @@ void FusedKl::finish_divergences(int64_t begin, int64_t rows) const {
 
 int64_t fused_kl_workspace(int64_t N, int64_t D, int64_t V, FusedKlOptions) {
   const VocabularyBlocks blocks(N, V);
-  return 2 * blocks.logits() + blocks.width * D + blocks.tokens * D + kColumns * blocks.tokens;
+  return 3 * blocks.logits() + blocks.packed_head(D) + 2 * packed_left_size(blocks.tokens, D) +
+         packed_right_size(D, blocks.tokens) + kColumns * blocks.tokens;
 }
 
 Task fused_kl(View<const float, 2> student, WeightView<2> student_head, View<const float, 2> teacher,
@@ -337,11 +354,15 @@ Task fused_kl(View<const float, 2> student, WeightView<2> student_head, View<con
     const VocabularyBlocks blocks(N, V);
     float* q = workspace.data;
     float* p = q + blocks.logits();
-    float* head_block = p + blocks.logits();
-    float* heads_p = head_block + blocks.width * D;
-    const FusedKl run{student, teacher,     student_head, teacher_head, weights,
-                      options, divergences, dstudent,     dhead,        blocks,
-                      q,       p,           head_block,   heads_p,      heads_p + blocks.tokens * D};
+    float* left_rows = p + blocks.logits();
+    float* packed = left_rows + blocks.logits();
+    float* left_student = packed + blocks.packed_head(D);
+    float* left_teacher = left_student + packed_left_size(blocks.tokens, D);
+    float* heads_p = left_teacher + packed_left_size(blocks.tokens, D);
+    float* columns = heads_p + packed_right_size(D, blocks.tokens);
+    const FusedKl run{student,     teacher,      student_head, teacher_head, weights, options,
+                      divergences, dstudent,     dhead,        blocks,       q,       p,
+                      packed,      left_student, left_teacher, left_rows,    heads_p, columns};
     for (int64_t n = 0; n < N; n += blocks.tokens) run.tile(n, std::min(blocks.tokens, N - n));
     double total = 0;
     for (int64_t n = 0; n < N; ++n) total += double(weights.data[n]) * divergences.data[n];

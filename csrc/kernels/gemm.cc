@@ -90,8 +90,6 @@ void add_rows(const float* bias, float* y, int64_t ldy, int64_t rows, int64_t co
 }  // namespace attnedit::kernels::ATTNEDIT_ISA
 
 #else
-#include <cblas.h>
-
 #include "kernels/gemm.h"
 #include "runtime/check.h"
 #include "runtime/parallel.h"
@@ -99,33 +97,12 @@ void add_rows(const float* bias, float* y, int64_t ldy, int64_t rows, int64_t co
 namespace attnedit::kernels {
 namespace {
 
-constexpr int64_t kSerialWork = 2 << 20;     // multiply-adds below which a second thread does not pay
-constexpr int64_t kWidenedFloats = 4 << 20;  // a widened block stays in the last cache
-constexpr int64_t kMaxTile = 512, kMinTile = 128, kEnoughTiles = 8;
-constexpr int64_t kWidenGrain = 1 << 16;
-constexpr int64_t kFewRows = 8;  // up to here the weight's bytes are the cost, and OpenBLAS would copy it first
+constexpr int64_t kSerialWork = 2 << 20;  // multiply-adds below which a second thread does not pay
+constexpr int64_t kRowGrain = 1 << 16;    // numbers of a row-wise pass that are worth a thread
+constexpr int64_t kFewRows = 8;           // up to here the weight's bytes are the cost, and packing would copy them
 
-int64_t tiles_of(int64_t n, int64_t tile) { return (n + tile - 1) / tile; }
-
-struct TileGrid {
-  int64_t rows = kMaxTile, columns = kMaxTile;
-
-  // Large tiles pack less, small ones keep more processors busy.
-  TileGrid(int64_t m, int64_t n) {
-    while (tiles_of(m, rows) * tiles_of(n, columns) < kEnoughTiles && std::max(rows, columns) > kMinTile)
-      (std::min(m, rows) > std::min(n, columns) ? rows : columns) /= 2;
-  }
-};
-
-// Rows of the weight that are widened at a time.
-int64_t rows_per_block(int64_t O, int64_t I, DType weight) {
-  if (weight == DType::kFloat32) return std::max<int64_t>(O, 1);
-  const int64_t rows = std::max(kWidenedFloats / std::max<int64_t>(I, 1) / kMaxTile * kMaxTile, kMaxTile);
-  return std::clamp<int64_t>(O, 1, rows);
-}
-
-void check_workspace(const char* op, View<float, 1> workspace, int64_t N, WeightView<2> weight) {
-  const int64_t floats = gemm_workspace(N, weight.dim(1), weight.dim(0), weight.dtype);
+void check_workspace(const char* op, View<float, 1> workspace, int64_t N, int64_t I, int64_t O) {
+  const int64_t floats = gemm_workspace(N, I, O);
   ATTNEDIT_CHECK(workspace.dim(0) >= floats, op, "workspace must have at least ", floats, " floats, got ",
                  workspace.dim(0));
 }
@@ -144,38 +121,6 @@ void forward_few_rows(View<const float, 2> x, WeightView<2> weight, View<float, 
 
 }  // namespace
 
-void gemm_tile(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a,
-               int64_t lda, const float* b, int64_t ldb, float beta, float* c, int64_t ldc) {
-  if (m <= 0 || n <= 0) return;
-  if (k <= 0) {
-    for (int64_t i = 0; i < m; ++i)
-      for (int64_t j = 0; j < n; ++j) c[i * ldc + j] = beta == 0 ? 0 : beta * c[i * ldc + j];
-    return;
-  }
-  const SingleThreadedLibrary single;
-  static const bool once = (openblas_set_num_threads(1), true);
-  (void)once;
-  cblas_sgemm(CblasRowMajor, transpose_a ? CblasTrans : CblasNoTrans, transpose_b ? CblasTrans : CblasNoTrans, m, n, k,
-              alpha, a, lda, b, ldb, beta, c, ldc);
-}
-
-void gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda,
-          const float* b, int64_t ldb, float beta, float* c, int64_t ldc) {
-  if (m <= 0 || n <= 0) return;
-  if (m * n * k <= kSerialWork) {
-    const FlushSubnormals flush;
-    gemm_tile(transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
-    return;
-  }
-  const TileGrid tile(m, n);
-  const int64_t across = tiles_of(n, tile.columns);
-  parallel_items(tiles_of(m, tile.rows) * across, [&](int64_t item, int64_t) {
-    const int64_t i = item / across * tile.rows, j = item % across * tile.columns;
-    gemm_tile(transpose_a, transpose_b, std::min(tile.rows, m - i), std::min(tile.columns, n - j), k, alpha,
-              a + i * (transpose_a ? 1 : lda), lda, b + j * (transpose_b ? ldb : 1), ldb, beta, c + i * ldc + j, ldc);
-  });
-}
-
 const float* widened_rows(WeightView<2> weight, int64_t begin, int64_t end, float* buffer) {
   if (weight.dtype == DType::kFloat32) return static_cast<const float*>(weight.row(begin));
   ATTNEDIT_BEST(widen_numbers)
@@ -183,17 +128,8 @@ const float* widened_rows(WeightView<2> weight, int64_t begin, int64_t end, floa
   return buffer;
 }
 
-const float* widened_block(WeightView<2> weight, int64_t begin, int64_t end, float* buffer) {
-  if (weight.dtype == DType::kFloat32) return static_cast<const float*>(weight.row(begin));
-  const int64_t I = weight.dim(1);
-  parallel_for(end - begin, kWidenGrain / std::max<int64_t>(I, 1) + 1, [&](int64_t first, int64_t last) {
-    (void)widened_rows(weight, begin + first, begin + last, buffer + first * I);
-  });
-  return buffer;
-}
-
-int64_t gemm_workspace(int64_t N, int64_t I, int64_t O, DType weight) {
-  return weight == DType::kFloat32 || N == 0 ? 0 : rows_per_block(O, I, weight) * I;
+int64_t gemm_workspace(int64_t N, int64_t I, int64_t O) {
+  return std::max({gemm_scratch(N, O, I), gemm_scratch(N, I, O), gemm_scratch(O, I, N)});
 }
 
 Task gemm_forward(View<const float, 2> x, WeightView<2> weight, View<const float, 1> bias, View<float, 2> y,
@@ -205,18 +141,14 @@ Task gemm_forward(View<const float, 2> x, WeightView<2> weight, View<const float
                  to_string(bias.shape));
   ATTNEDIT_CHECK((y.shape == std::array{N, O}), "gemm_forward", "y must have shape (", N, ", ", O, "), got ",
                  to_string(y.shape));
-  check_workspace("gemm_forward", workspace, N, weight);
+  check_workspace("gemm_forward", workspace, N, I, O);
   return [=] {
-    const int64_t block = rows_per_block(O, I, weight.dtype);
-    const bool few = N <= kFewRows && weight.dtype != DType::kFloat16;
-    if (few) forward_few_rows(x, weight, y);
-    for (int64_t o = 0; o < O && !few; o += block) {
-      const int64_t end = std::min(O, o + block);
-      const float* w = widened_block(weight, o, end, workspace.data);
-      gemm(false, true, N, end - o, I, 1, x.data, I, w, I, 0, y.data + o, O);
-    }
+    if (N <= kFewRows && weight.dtype != DType::kFloat16)
+      forward_few_rows(x, weight, y);
+    else
+      gemm(N, O, I, 1, {x.data, I, 1}, transposed_rows(weight, 0), false, y.data, O, workspace.data);
     if (!bias) return;
-    parallel_for(N, kWidenGrain / std::max<int64_t>(O, 1) + 1, [&](int64_t begin, int64_t end) {
+    parallel_for(N, kRowGrain / std::max<int64_t>(O, 1) + 1, [&](int64_t begin, int64_t end) {
       ATTNEDIT_BEST(add_rows)(bias.data, y.data + begin * O, O, end - begin, O);
     });
   };
@@ -228,20 +160,12 @@ Task gemm_input_backward(View<const float, 2> dy, WeightView<2> weight, View<flo
                  to_string(weight.shape));
   ATTNEDIT_CHECK((dx.shape == std::array{N, I}), "gemm_input_backward", "dx must have shape (", N, ", ", I, "), got ",
                  to_string(dx.shape));
-  check_workspace("gemm_input_backward", workspace, N, weight);
-  return [=] {
-    const int64_t block = rows_per_block(O, I, weight.dtype);
-    if (O == 0) std::fill_n(dx.data, dx.size(), 0.f);
-    for (int64_t o = 0; o < O && N > 0; o += block) {
-      const int64_t end = std::min(O, o + block);
-      const float* w = widened_block(weight, o, end, workspace.data);
-      gemm(false, false, N, I, end - o, 1, dy.data + o, O, w, I, o ? 1 : 0, dx.data, I);
-    }
-  };
+  check_workspace("gemm_input_backward", workspace, N, I, O);
+  return [=] { gemm(N, I, O, 1, {dy.data, O, 1}, plain_rows(weight, 0), false, dx.data, I, workspace.data); };
 }
 
-Task gemm_weight_backward(View<const float, 2> dy, View<const float, 2> x, View<float, 2> dweight,
-                          View<float, 1> dbias) {
+Task gemm_weight_backward(View<const float, 2> dy, View<const float, 2> x, View<float, 2> dweight, View<float, 1> dbias,
+                          View<float, 1> workspace) {
   const int64_t N = x.dim(0), I = x.dim(1), O = dy.dim(1);
   ATTNEDIT_CHECK(dy.dim(0) == N, "gemm_weight_backward", "dy must have shape (", N, ", ", O, "), got ",
                  to_string(dy.shape));
@@ -249,17 +173,15 @@ Task gemm_weight_backward(View<const float, 2> dy, View<const float, 2> x, View<
                  "), got ", to_string(dweight.shape));
   ATTNEDIT_CHECK(!dbias || dbias.dim(0) == O, "gemm_weight_backward", "dbias must have shape (", O, ",), got ",
                  to_string(dbias.shape));
+  check_workspace("gemm_weight_backward", workspace, N, I, O);
   return [=] {
-    gemm(true, false, O, I, N, 1, dy.data, O, x.data, I, 1, dweight.data, I);
+    gemm(O, I, N, 1, {dy.data, 1, O}, RightOperand::plain(x.data, I), true, dweight.data, I, workspace.data);
     if (!dbias) return;
-    parallel_for(O, kWidenGrain / std::max<int64_t>(N, 1) + 1, [&](int64_t begin, int64_t end) {
+    parallel_for(O, kRowGrain / std::max<int64_t>(N, 1) + 1, [&](int64_t begin, int64_t end) {
       ATTNEDIT_BEST(add_column_sums)(dy.data, dbias.data, N, O, begin, end);
     });
   };
 }
-
-const char* blas_core_name() { return openblas_get_corename(); }
-const char* blas_config() { return openblas_get_config(); }
 
 }  // namespace attnedit::kernels
 #endif

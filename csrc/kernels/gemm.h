@@ -5,13 +5,11 @@
 
 namespace attnedit::kernels {
 
-// The three products of a linear layer y = x weight^T, float32 sums. The only caller of OpenBLAS, which computes
-// tiles on one thread each; tiles depend on shapes only, so any number of threads gives the same bits.
-//   x (N,I)   weight (O,I), float32, bfloat16 or float16   y, dy (N,O)   workspace in floats
-// A weight that is not float32 is widened block by block into the workspace.
+// The three products of a linear layer y = x weight^T, float32 sums.
+//   x (N,I)   weight (O,I), float32, bfloat16 or float16   y, dy (N,O)   workspace in floats, one size for all three
+int64_t gemm_workspace(int64_t N, int64_t I, int64_t O);
 
 // y = x weight^T (+ bias (O), which may be absent)
-int64_t gemm_workspace(int64_t N, int64_t I, int64_t O, DType weight);
 Task gemm_forward(View<const float, 2> x, WeightView<2> weight, View<const float, 1> bias, View<float, 2> y,
                   View<float, 1> workspace);
 
@@ -19,25 +17,46 @@ Task gemm_forward(View<const float, 2> x, WeightView<2> weight, View<const float
 Task gemm_input_backward(View<const float, 2> dy, WeightView<2> weight, View<float, 2> dx, View<float, 1> workspace);
 
 // dweight += dy^T x;  dbias += the column sums of dy, if present.
-Task gemm_weight_backward(View<const float, 2> dy, View<const float, 2> x, View<float, 2> dweight,
-                          View<float, 1> dbias);
+Task gemm_weight_backward(View<const float, 2> dy, View<const float, 2> x, View<float, 2> dweight, View<float, 1> dbias,
+                          View<float, 1> workspace);
 
-// One tile for kernels that run their own parallel loop (fused losses): C (m,n) = alpha op(A) op(B) + beta C,
-// row-major with leading dimensions, on the calling thread.
-void gemm_tile(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a,
-               int64_t lda, const float* b, int64_t ldb, float beta, float* c, int64_t ldc);
+// The product of two matrices that other kernels are made of:  C (m,n) = alpha A B, or C += alpha A B.
+// Both operands are first copied ("packed") into the order in which the register tiles read them, once for all
+// threads; stored weights are widened on the way. Blocks depend on shapes only, and every element of C is one chain of
+// multiply-adds in ascending k: any number of threads gives the same bits.
 
-// The same, cut into tiles that the threads share. Tiles depend on m, n and k only.
-void gemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda,
-          const float* b, int64_t ldb, float beta, float* c, int64_t ldc);
+// A(i, k) = data[i * row + k * column]; one of the strides is 1.
+struct LeftOperand {
+  const float* data;
+  int64_t row, column;
+};
+// B(k, j) = data[k * row + j * column], counted in numbers of the storage type; one of the strides is 1.
+struct RightOperand {
+  const void* data;
+  DType dtype;
+  int64_t row, column;
+
+  static RightOperand plain(const float* data, int64_t row) { return {data, DType::kFloat32, row, 1}; }
+  static RightOperand transposed(const float* data, int64_t row) { return {data, DType::kFloat32, 1, row}; }
+};
+
+// Rows [begin, ...) of a weight W as the right operand of x W^T, and of y W.
+RightOperand transposed_rows(WeightView<2> weight, int64_t begin);
+RightOperand plain_rows(WeightView<2> weight, int64_t begin);
+
+int64_t gemm_scratch(int64_t m, int64_t n, int64_t k);
+void gemm(int64_t m, int64_t n, int64_t k, float alpha, LeftOperand a, RightOperand b, bool accumulate, float* c,
+          int64_t ldc, float* scratch);
+
+// The two steps one by one, for a caller that uses a packed operand several times.
+int64_t packed_left_size(int64_t m, int64_t k);
+int64_t packed_right_size(int64_t n, int64_t k);
+void pack_left(int64_t m, int64_t k, float alpha, LeftOperand a, float* packed);
+void pack_right(int64_t n, int64_t k, RightOperand b, float* packed);
+void packed_product(int64_t m, int64_t n, int64_t k, const float* left, const float* right, bool accumulate, float* c,
+                    int64_t ldc);
 
 // rows [begin, end) of weight as float32: the rows themselves, or widened into buffer ((end - begin) * I floats).
 const float* widened_rows(WeightView<2> weight, int64_t begin, int64_t end, float* buffer);
-// The same, shared by the threads.
-const float* widened_block(WeightView<2> weight, int64_t begin, int64_t end, float* buffer);
-
-// The name of the processor that OpenBLAS chose its kernels for, and its version string.
-const char* blas_core_name();
-const char* blas_config();
 
 }  // namespace attnedit::kernels

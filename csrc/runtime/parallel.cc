@@ -1,6 +1,7 @@
 #include "runtime/parallel.h"
 
 #include <condition_variable>
+#include <cstdlib>
 #include <mutex>
 #include <thread>
 
@@ -96,8 +97,10 @@ class Team {
 int num_threads() {
   const int threads = budget.load(std::memory_order_relaxed);
   if (threads > 0) return threads;
-  // OpenMP's count is what OMP_NUM_THREADS and the process's processor mask allow.
-  budget.store(std::max(1, omp_get_max_threads()), std::memory_order_relaxed);
+  // OMP_NUM_THREADS, as numerical programs are told; else the processors that this process may run on.
+  const char* wanted = std::getenv("OMP_NUM_THREADS");
+  const int number = wanted ? std::atoi(wanted) : 0;
+  budget.store(number > 0 ? number : std::max(1u, std::thread::hardware_concurrency()), std::memory_order_relaxed);
   return budget.load(std::memory_order_relaxed);
 }
 

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <omp.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -26,17 +24,6 @@ class FlushSubnormals {
  private:
   unsigned saved_;
 #endif
-};
-
-// While alive, OpenMP regions that a library opens from this thread have one thread. A library's own setting is not
-// enough: OpenBLAS follows OpenMP's, which every thread of the program starts with afresh.
-class SingleThreadedLibrary {
- public:
-  SingleThreadedLibrary() : saved_(omp_get_max_threads()) { omp_set_num_threads(1); }
-  ~SingleThreadedLibrary() { omp_set_num_threads(saved_); }
-
- private:
-  int saved_;
 };
 
 // Runs body(worker) on the calling thread, as worker 0, and on up to threads - 1 others; returns when all that began

@@ -74,6 +74,45 @@ inline void tile_of(int64_t rows, int64_t K, const float* a, int64_t a_row, int6
   tile<Rows, Vecs>(K, a, a_row, a_column, b, b_row, c, c_row, accumulate);
 }
 
+// The same for a packed strip (K, Rows) and a packed panel (K, kTileWidth): constant strides leave the loop nothing to
+// do but multiply. C is asked for at the start and needed at the end; what comes next of A and B is asked for a few
+// hundred cycles ahead, since the processor's own prefetching often is not enough (the third-level cache is far).
+template <int Rows>
+__attribute__((noinline)) void packed_tile(int64_t K, const float* __restrict a, const float* __restrict b,
+                                           float* __restrict c, int64_t c_row, bool accumulate) {
+  Vec sums[Rows][2] = {};
+#pragma GCC unroll 16
+  for (int m = 0; m < Rows; ++m) {
+    __builtin_prefetch(c + m * c_row, 1);
+    __builtin_prefetch(c + m * c_row + kTileWidth - 1, 1);
+  }
+  for (int64_t k = 0; k < K; ++k, a += Rows, b += kTileWidth) {
+    const Vec b_0 = load(b), b_1 = load(b + kLanes);
+    __builtin_prefetch(b + 16 * kTileWidth);
+    __builtin_prefetch(b + 16 * kTileWidth + kLanes);
+    __builtin_prefetch(a + 32 * Rows);
+#pragma GCC unroll 16
+    for (int m = 0; m < Rows; ++m) {
+      sums[m][0] += a[m] * b_0;
+      sums[m][1] += a[m] * b_1;
+    }
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < Rows; ++m) {
+    float* c_m = c + m * c_row;
+    store(c_m, accumulate ? load(c_m) + sums[m][0] : sums[m][0]);
+    store(c_m + kLanes, accumulate ? load(c_m + kLanes) + sums[m][1] : sums[m][1]);
+  }
+}
+
+template <int Rows = kTileRows>
+inline void packed_tile_of(int64_t rows, int64_t K, const float* a, const float* b, float* c, int64_t c_row,
+                           bool accumulate) {
+  if constexpr (Rows > 1)
+    if (rows < Rows) return packed_tile_of<Rows - 1>(rows, K, a, b, c, c_row, accumulate);
+  packed_tile<Rows>(K, a, b, c, c_row, accumulate);
+}
+
 // C += A B, where rows [m, m + rows) of A are taken as zero outside the columns band(m, rows). N is a multiple of
 // kLanes. Panels of B are the outer loop: one stays in the first-level cache while A passes by.
 template <class BandOf>

@@ -220,27 +220,15 @@ def get_num_threads() -> int:
     return int(_core.num_threads())
 
 
-# OpenBLAS names its kernels after processors; these are the ones that use the named instruction set or a wider one.
-_BLAS_CORES = {"avx512": {"skylakex", "cooperlake", "sapphirerapids"}}
-_BLAS_CORES["avx2"] = _BLAS_CORES["avx512"] | {"haswell", "zen"}
-
-
 def show_config() -> str:
-    """What was chosen here: version, device, instruction set, threads, BLAS. A readable text of several lines."""
+    """What was chosen here: version, device, instruction set, threads. A readable text of several lines."""
     available, total = (size / 2**30 for size in _core.memory_info(0))
-    isa, core = str(_core.isa()), str(_core.blas_core_name())
     lines = [
         f"attnedit         {_core.__version__} (numpy {np.__version__})",
         f"backend          {_core.backend_name()}, {'simulated' if is_simulated() else 'hardware'}",
         *(f"device {i}         {get_device_name(i)}" for i in range(device_count())),
         f"memory           {total:.1f} GiB, {available:.1f} GiB free",
-        f"instruction set  {isa}",
+        f"instruction set  {_core.isa()}",
         f"threads          {get_num_threads()}",
-        f"OpenBLAS         core {core}; {_core.blas_config()}",
     ]
-    if isa in _BLAS_CORES and core.lower() not in _BLAS_CORES[isa]:
-        lines.append(
-            f"warning: OpenBLAS chose {core}, narrower than {isa}, so matrix products are slower than they could be;"
-            f" OPENBLAS_CORETYPE={'SkylakeX' if isa == 'avx512' else 'Haswell'} in the environment chooses for it"
-        )
     return "\n".join(lines)

@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <bit>
-#include <thread>
 
 #include "support/oracle.h"
 
@@ -62,7 +61,7 @@ TEST_P(Gemm, ForwardMatchesReference) {
   const Stored weight(dtype, O, I, 2);
   auto want = product(false, true, N, O, I, x, weight.numbers);
   on_every_isa([&, N = N, I = I, O = O, dtype = dtype] {
-    std::vector<float> y(N * O, 7.f), scratch(gemm_workspace(N, I, O, dtype));
+    std::vector<float> y(N * O, 7.f), scratch(gemm_workspace(N, I, O));
     const auto workspace = out<1>(scratch, {int64_t(scratch.size())});
     gemm_forward(in<2>(x, {N, I}), weight.view(), {}, out<2>(y, {N, O}), workspace)();
     expect_close(y, want, 1e-4, "y without bias");
@@ -80,10 +79,11 @@ TEST_P(Gemm, BackwardMatchesReference) {
   const auto want_dweight = product(true, false, O, I, N, dy, x);
   const auto want_dbias = product(false, false, 1, O, N, std::vector<float>(N, 1.f), dy);
   on_every_isa([&, N = N, I = I, O = O, dtype = dtype] {
-    std::vector<float> dx(N * I, 7.f), dweight(O * I, 1.f), dbias(O, 1.f), scratch(gemm_workspace(N, I, O, dtype));
+    std::vector<float> dx(N * I, 7.f), dweight(O * I, 1.f), dbias(O, 1.f), scratch(gemm_workspace(N, I, O));
     gemm_input_backward(in<2>(dy, {N, O}), weight.view(), out<2>(dx, {N, I}),
                         out<1>(scratch, {int64_t(scratch.size())}))();
-    gemm_weight_backward(in<2>(dy, {N, O}), in<2>(x, {N, I}), out<2>(dweight, {O, I}), out<1>(dbias, {O}))();
+    gemm_weight_backward(in<2>(dy, {N, O}), in<2>(x, {N, I}), out<2>(dweight, {O, I}), out<1>(dbias, {O}),
+                         out<1>(scratch, {int64_t(scratch.size())}))();
     for (float& value : dweight) value -= 1;  // they accumulate
     for (float& value : dbias) value -= 1;
     expect_close(dx, want_dx, 1e-4, "dx");
@@ -100,27 +100,29 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Gemm,
                                            Shape{67, 131, 257, DType::kFloat16},
                                            Shape{150, 131, 257, DType::kBFloat16}));
 
-TEST(Gemm, WidensBlockByBlock) {
-  const int64_t N = 9, I = 8192, O = 600;  // one block holds 512 rows
+TEST(Gemm, ProductsLargerThanAChunk) {  // of 1,024 rows, columns and depth
+  const int64_t N = 37, I = 1031, O = 1100;
   const auto x = normal(N * I, 1, 0.1f), dy = normal(N * O, 2);
   const Stored weight(DType::kBFloat16, O, I, 3);
-  std::vector<float> y(N * O), dx(N * I), scratch(gemm_workspace(N, I, O, DType::kBFloat16));
-  ASSERT_LT(int64_t(scratch.size()), O * I);
+  std::vector<float> y(N * O), dx(N * I), dweight(O * I), scratch(gemm_workspace(N, I, O), NAN);
   const auto workspace = out<1>(scratch, {int64_t(scratch.size())});
   gemm_forward(in<2>(x, {N, I}), weight.view(), {}, out<2>(y, {N, O}), workspace)();
   gemm_input_backward(in<2>(dy, {N, O}), weight.view(), out<2>(dx, {N, I}), workspace)();
+  gemm_weight_backward(in<2>(dy, {N, O}), in<2>(x, {N, I}), out<2>(dweight, {O, I}), {}, workspace)();
   expect_close(y, product(false, true, N, O, I, x, weight.numbers), 1e-4, "y");
   expect_close(dx, product(false, false, N, I, O, dy, weight.numbers), 1e-4, "dx");
+  expect_close(dweight, product(true, false, O, I, N, dy, x), 1e-4, "dweight");
 }
 
 std::vector<float> every_product(const std::vector<float>& x, const Stored& weight, const std::vector<float>& dy,
                                  int64_t N) {
   const auto [O, I] = weight.shape;
-  std::vector<float> y(N * O), dx(N * I), dweight(O * I), dbias(O), scratch(gemm_workspace(N, I, O, weight.dtype));
+  std::vector<float> y(N * O), dx(N * I), dweight(O * I), dbias(O), scratch(gemm_workspace(N, I, O));
   const auto workspace = out<1>(scratch, {int64_t(scratch.size())});
   gemm_forward(in<2>(x, {N, I}), weight.view(), {}, out<2>(y, {N, O}), workspace)();
   gemm_input_backward(in<2>(dy, {N, O}), weight.view(), out<2>(dx, {N, I}), workspace)();
-  gemm_weight_backward(in<2>(dy, {N, O}), in<2>(x, {N, I}), out<2>(dweight, {O, I}), out<1>(dbias, {O}))();
+  gemm_weight_backward(in<2>(dy, {N, O}), in<2>(x, {N, I}), out<2>(dweight, {O, I}), out<1>(dbias, {O}),
+                       out<1>(scratch, {int64_t(scratch.size())}))();
   for (const auto* part : {&dx, &dweight, &dbias}) y.insert(y.end(), part->begin(), part->end());
   return y;
 }
@@ -135,29 +137,27 @@ TEST(Gemm, SameBitsForAnyThreads) {
     }
 }
 
-TEST(Gemm, SameBitsOnAnotherThread) {  // where OpenBLAS, left alone, would open its own parallel region
-  const int64_t N = 130, I = 110, O = 120;
-  const auto x = normal(N * I, 1), dy = normal(N * O, 3);
-  const Stored weight(DType::kFloat32, O, I, 2);
-  const auto here = every_product(x, weight, dy, N);
-  std::vector<float> there;
-  std::thread([&] { there = every_product(x, weight, dy, N); }).join();
-  EXPECT_EQ(there, here);
-}
-
-TEST(Gemm, TileHonoursStridesAndScales) {
-  const int64_t m = 3, n = 5, k = 4, lda = 9, ldb = 8, ldc = 11;
-  const auto a = normal(m * lda, 1), b = normal(n * ldb, 2), before = normal(m * ldc, 3);
-  auto c = before;
-  gemm_tile(false, true, m, n, k, 2, a.data(), lda, b.data(), ldb, 0.5f, c.data(), ldc);
-  for (int64_t i = 0; i < m; ++i)
-    for (int64_t j = 0; j < ldc; ++j) {
-      double want = before[i * ldc + j];
-      if (j < n) {
-        want *= 0.5;
-        for (int64_t l = 0; l < k; ++l) want += 2.0 * a[i * lda + l] * b[j * ldb + l];
-      }
-      EXPECT_NEAR(c[i * ldc + j], want, 1e-5);
+TEST(Gemm, HonoursStridesScalesAndAddsUp) {
+  const int64_t m = 43, n = 75, k = 40, lda = 49, ldb = 78, ldc = 81;
+  for (const bool left_transposed : {false, true})
+    for (const bool right_transposed : {false, true}) {
+      const auto a = normal(std::max(m, k) * lda, 1), b = normal(std::max(n, k) * ldb, 2), before = normal(m * ldc, 3);
+      on_every_isa([&] {
+        auto c = before;
+        std::vector<float> scratch(gemm_scratch(m, n, k), NAN);
+        const LeftOperand left{a.data(), left_transposed ? 1 : lda, left_transposed ? lda : 1};
+        const auto right =
+            right_transposed ? RightOperand::transposed(b.data(), ldb) : RightOperand::plain(b.data(), ldb);
+        gemm(m, n, k, 2, left, right, true, c.data(), ldc, scratch.data());
+        for (int64_t i = 0; i < m; ++i)
+          for (int64_t j = 0; j < ldc; ++j) {
+            double want = before[i * ldc + j];
+            for (int64_t l = 0; l < k && j < n; ++l)
+              want += 2.0 * a[left_transposed ? l * lda + i : i * lda + l] *
+                      b[right_transposed ? j * ldb + l : l * ldb + j];
+            ASSERT_NEAR(c[i * ldc + j], want, 1e-4) << i << " " << j;
+          }
+      });
     }
 }
 
@@ -173,7 +173,7 @@ void expect_message(const F& call, const char* message) {
 
 TEST(Gemm, NamesTheShapeItWanted) {
   std::vector<float> x(8), w(12), y(6), bias(3);
-  const WeightView<2> weight{w.data(), DType::kFloat32, {3, 4}}, half{w.data(), DType::kBFloat16, {3, 4}};
+  const WeightView<2> weight{w.data(), DType::kFloat32, {3, 4}};
   expect_message(
       [&] {
         return gemm_forward(in<2>(x, {4, 2}), weight, {}, out<2>(y, {2, 3}), {});
@@ -186,9 +186,10 @@ TEST(Gemm, NamesTheShapeItWanted) {
       "[gemm_forward] bias must have shape (3,), got (8,)");
   expect_message(
       [&] {
-        return gemm_forward(in<2>(x, {2, 4}), half, {}, out<2>(y, {2, 3}), {});
+        return gemm_forward(in<2>(x, {2, 4}), weight, {}, out<2>(y, {2, 3}), {});
       },
-      "[gemm_forward] workspace must have at least 12 floats, got 0");
+      ("[gemm_forward] workspace must have at least " + std::to_string(gemm_workspace(2, 4, 3)) + " floats, got 0")
+          .c_str());
   expect_message(
       [&] {
         return gemm_input_backward(in<2>(y, {2, 3}), weight, out<2>(x, {4, 2}), {});
@@ -196,7 +197,7 @@ TEST(Gemm, NamesTheShapeItWanted) {
       "[gemm_input_backward] dx must have shape (2, 4), got (4, 2)");
   expect_message(
       [&] {
-        return gemm_weight_backward(in<2>(y, {2, 3}), in<2>(x, {2, 4}), out<2>(w, {4, 3}), {});
+        return gemm_weight_backward(in<2>(y, {2, 3}), in<2>(x, {2, 4}), out<2>(w, {4, 3}), {}, {});
       },
       "[gemm_weight_backward] dweight must have shape (3, 4), got (4, 3)");
 }

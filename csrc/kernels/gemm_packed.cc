@@ -1,0 +1,248 @@
+#include "simd/isa.h"
+
+// A strip of A: `rows` rows, number k of all of them side by side (K, rows). A panel of B: kTileWidth columns (K,
+// kTileWidth), filled up with zeros. storage: 0 float32, 1 bfloat16, 2 float16.
+ATTNEDIT_LOOPS(void packed_shape(int64_t* rows, int64_t* columns);
+               void pack_strip(const float* a, int64_t row, int64_t column, int64_t rows, int64_t K, float alpha,
+                               float* packed);
+               void pack_panel(const void* b, int storage, int64_t row, int64_t column, int64_t columns, int64_t K,
+                               float* packed);
+               void packed_block(const float* left, int64_t height, int64_t m, const float* right, int64_t n, int64_t K,
+                                 bool accumulate, float* c, int64_t ldc);)
+
+#ifdef ATTNEDIT_ISA
+#include "simd/tile.h"
+#include "simd/transpose.h"
+
+namespace attnedit::kernels::ATTNEDIT_ISA {
+namespace {
+
+constexpr int64_t kDepth = 512;  // of a panel: with a strip it leaves room in the second-level cache
+
+inline float number(const float* x) { return *x; }
+inline Vec numbers(const float* x) { return load(x); }
+
+struct BFloat16 {
+  uint16_t bits;
+};
+inline Vec numbers(const BFloat16* x) {
+  typedef uint16_t Halves __attribute__((vector_size(kLanes * 2), aligned(2), may_alias));
+  return (Vec)(__builtin_convertvector(*reinterpret_cast<const Halves*>(x), IntVec) << 16);
+}
+inline float number(const BFloat16* x) {
+  float y;
+  widen_bfloat16(&x->bits, &y, 1);
+  return y;
+}
+
+struct Float16 {
+  uint16_t bits;
+};
+inline Vec numbers(const Float16* x) {
+  float y[kLanes];
+  widen_float16(&x->bits, y, kLanes);
+  return load(y);
+}
+inline float number(const Float16* x) {
+  float y;
+  widen_float16(&x->bits, &y, 1);
+  return y;
+}
+
+template <class Stored>
+void pack_panel_of(const Stored* b, int64_t row, int64_t column, int64_t columns, int64_t K, float* packed) {
+  if (column == 1) {
+    for (int64_t k = 0; k < K; ++k, b += row, packed += kTileWidth) {
+      int64_t j = 0;
+      for (; j + kLanes <= columns; j += kLanes) store(packed + j, numbers(b + j));
+      for (; j < columns; ++j) packed[j] = number(b + j);
+      for (; j < kTileWidth; ++j) packed[j] = 0;
+    }
+    return;
+  }
+  const int64_t whole = K / kLanes * kLanes;
+  for (int64_t k = 0; k < whole; k += kLanes)
+    for (int64_t first = 0; first < kTileWidth; first += kLanes) {
+      Vec block[kLanes];
+#pragma GCC unroll 16
+      for (int j = 0; j < kLanes; ++j) block[j] = first + j < columns ? numbers(b + (first + j) * column + k) : Vec{};
+      transpose(block);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) store(packed + (k + i) * kTileWidth + first, block[i]);
+    }
+  for (int64_t k = whole; k < K; ++k)
+    for (int64_t j = 0; j < kTileWidth; ++j) packed[k * kTileWidth + j] = j < columns ? number(b + j * column + k) : 0;
+}
+
+// The last panel's columns that exist, through a buffer.
+void edge_tile(int64_t rows, int64_t columns, int64_t K, const float* a, const float* b, bool accumulate, float* c,
+               int64_t ldc) {
+  float whole[kTileRows * kTileWidth];
+  packed_tile_of(rows, K, a, b, whole, kTileWidth, false);
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < columns; ++j)
+      c[i * ldc + j] = whole[i * kTileWidth + j] + (accumulate ? c[i * ldc + j] : 0);
+}
+
+}  // namespace
+
+void packed_shape(int64_t* rows, int64_t* columns) {
+  *rows = kTileRows;
+  *columns = kTileWidth;
+}
+
+void pack_strip(const float* a, int64_t row, int64_t column, int64_t rows, int64_t K, float alpha, float* packed) {
+  const float* const end = packed + rows * K;
+  int64_t k = 0;
+  if (row == 1) {
+    // A vector runs over into the next k, which comes later and overwrites it; but not into the next strip.
+    for (; k < K && rows <= kLanes && packed + k * rows + kLanes <= end; ++k)
+      store(packed + k * rows, load(a + k * column) * alpha);
+  } else if (kTileRows <= kLanes) {
+    for (; k + kLanes <= K && packed + (k + kLanes - 1) * rows + kLanes <= end; k += kLanes) {
+      Vec block[kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) block[i] = i < rows ? load(a + i * row + k) * alpha : Vec{};
+      transpose(block);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) store(packed + (k + i) * rows, block[i]);
+    }
+  }
+  for (; k < K; ++k)
+    for (int64_t i = 0; i < rows; ++i) packed[k * rows + i] = a[i * row + k * column] * alpha;
+}
+
+void pack_panel(const void* b, int storage, int64_t row, int64_t column, int64_t columns, int64_t K, float* packed) {
+  if (storage == 0) return pack_panel_of(static_cast<const float*>(b), row, column, columns, K, packed);
+  if (storage == 1) return pack_panel_of(static_cast<const BFloat16*>(b), row, column, columns, K, packed);
+  pack_panel_of(static_cast<const Float16*>(b), row, column, columns, K, packed);
+}
+
+// Strips of `height` rows, the last one may have fewer. A panel's part stays in the first-level cache while the strips
+// pass by.
+void packed_block(const float* left, int64_t height, int64_t m, const float* right, int64_t n, int64_t K,
+                  bool accumulate, float* c, int64_t ldc) {
+  for (int64_t k = 0; k < K; k += kDepth) {
+    const int64_t depth = least(kDepth, K - k);
+    const bool add = accumulate || k > 0;
+    for (int64_t j = 0; j < n; j += kTileWidth) {
+      const float* b = right + j * K + k * kTileWidth;
+      for (int64_t i = 0; i < m; i += height) {
+        const int64_t rows = least(height, m - i);
+        const float* a = left + i * K + k * rows;
+        float* c_ij = c + i * ldc + j;
+        if (n - j >= kTileWidth)
+          packed_tile_of(rows, depth, a, b, c_ij, ldc, add);
+        else
+          edge_tile(rows, n - j, depth, a, b, add, c_ij, ldc);
+      }
+    }
+  }
+}
+
+}  // namespace attnedit::kernels::ATTNEDIT_ISA
+
+#else
+#include "kernels/gemm.h"
+#include "runtime/parallel.h"
+
+namespace attnedit::kernels {
+namespace {
+
+constexpr int64_t kSerialWork = 2 << 20;             // multiply-adds below which a second thread does not pay
+constexpr int64_t kChunk = 1024, kChunkDepth = 512;  // rows or columns, and depth, packed at a time: 2 MiB an operand
+constexpr int64_t kItemStrips = 8, kItemPanels = 8;
+
+int64_t parts_of(int64_t n, int64_t part) { return (n + part - 1) / part; }
+
+struct Tile {
+  int64_t rows, columns;
+  Tile() { ATTNEDIT_BEST(packed_shape)(&rows, &columns); }
+  // Strips of one height, so that the last is not nearly empty.
+  int64_t height(int64_t m) const { return parts_of(m, parts_of(m, rows)); }
+};
+
+template <class F>
+void each_item(int64_t items, bool alone, const F& f) {
+  if (!alone) return parallel_items(items, [&](int64_t i, int64_t) { f(i); });
+  const FlushSubnormals flush;
+  for (int64_t i = 0; i < items; ++i) f(i);
+}
+
+}  // namespace
+
+RightOperand transposed_rows(WeightView<2> weight, int64_t begin) {
+  return {weight.row(begin), weight.dtype, 1, weight.dim(1)};
+}
+RightOperand plain_rows(WeightView<2> weight, int64_t begin) {
+  return {weight.row(begin), weight.dtype, weight.dim(1), 1};
+}
+
+int64_t packed_left_size(int64_t m, int64_t k) { return m * k; }
+
+// For the widest panel of any instruction set.
+int64_t packed_right_size(int64_t n, int64_t k) { return (n + 31) / 32 * 32 * k; }
+
+void pack_left(int64_t m, int64_t k, float alpha, LeftOperand a, float* packed) {
+  if (m <= 0) return;
+  const int64_t height = Tile().height(m);
+  each_item(parts_of(m, height), m * k < (1 << 15), [&](int64_t strip) {
+    const int64_t i = strip * height;
+    ATTNEDIT_BEST(pack_strip)
+    (a.data + i * a.row, a.row, a.column, std::min(height, m - i), k, alpha, packed + i * k);
+  });
+}
+
+void pack_right(int64_t n, int64_t k, RightOperand b, float* packed) {
+  const int64_t columns = Tile().columns;
+  each_item(parts_of(n, columns), n * k < (1 << 15), [&](int64_t panel) {
+    const int64_t j = panel * columns;
+    const char* from = static_cast<const char*>(b.data) + j * b.column * size_of(b.dtype);
+    ATTNEDIT_BEST(pack_panel)
+    (from, static_cast<int>(b.dtype), b.row, b.column, std::min(columns, n - j), k, packed + j * k);
+  });
+}
+
+void packed_product(int64_t m, int64_t n, int64_t k, const float* left, const float* right, bool accumulate, float* c,
+                    int64_t ldc) {
+  if (m <= 0 || n <= 0) return;
+  const Tile tile;
+  const int64_t height = tile.height(m), rows = kItemStrips * height, columns = kItemPanels * tile.columns;
+  const int64_t across = parts_of(n, columns);
+  each_item(parts_of(m, rows) * across, m * n * k <= kSerialWork, [&](int64_t item) {
+    const int64_t i = item / across * rows, j = item % across * columns;
+    ATTNEDIT_BEST(packed_block)
+    (left + i * k, height, std::min(rows, m - i), right + j * k, std::min(columns, n - j), k, accumulate,
+     c + i * ldc + j, ldc);
+  });
+}
+
+int64_t gemm_scratch(int64_t m, int64_t n, int64_t k) {
+  const int64_t depth = std::min(k, kChunkDepth);
+  return packed_left_size(std::min(m, kChunk), depth) + packed_right_size(std::min(n, kChunk), depth);
+}
+
+void gemm(int64_t m, int64_t n, int64_t k, float alpha, LeftOperand a, RightOperand b, bool accumulate, float* c,
+          int64_t ldc, float* scratch) {
+  if (m <= 0 || n <= 0) return;
+  if (k <= 0 && !accumulate)
+    for (int64_t i = 0; i < m; ++i) std::fill_n(c + i * ldc, n, 0.f);
+  float* const left = scratch;
+  float* const right = scratch + packed_left_size(std::min(m, kChunk), std::min(k, kChunkDepth));
+  const auto number = [&](int64_t at) { return static_cast<const char*>(b.data) + at * size_of(b.dtype); };
+  for (int64_t l = 0; l < k; l += kChunkDepth) {
+    const int64_t depth = std::min(kChunkDepth, k - l);
+    for (int64_t i = 0; i < m; i += kChunk) {
+      const int64_t rows = std::min(kChunk, m - i);
+      pack_left(rows, depth, alpha, {a.data + i * a.row + l * a.column, a.row, a.column}, left);
+      for (int64_t j = 0; j < n; j += kChunk) {
+        const int64_t columns = std::min(kChunk, n - j);
+        pack_right(columns, depth, {number(l * b.row + j * b.column), b.dtype, b.row, b.column}, right);
+        packed_product(rows, columns, depth, left, right, accumulate || l > 0, c + i * ldc + j, ldc);
+      }
+    }
+  }
+}
+
+}  // namespace attnedit::kernels
+#endif
