@@ -10,7 +10,7 @@ CSRC, PACKAGE = ROOT / "csrc", ROOT / "python" / "attnedit"
 # Rooms from the ground up. A room sees itself and every lower row, never its neighbours.
 CPP_ROOMS = [["runtime", "simd"], ["tensor"], ["kernels"], ["bindings"]]
 PYTHON_ROOMS = [
-    ["runtime"], ["tensor"], ["autograd"], ["ops"], ["nn"], ["checkpoint", "data"], ["models"],
+    ["runtime", "checked"], ["tensor"], ["autograd"], ["ops"], ["nn"], ["checkpoint", "data"], ["models"],
     ["edit", "distill", "evaluate", "export"], ["convert"], ["cli"],
 ]  # fmt: skip
 # The one room, or file, that may include each third-party header.
