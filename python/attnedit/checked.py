@@ -1,4 +1,4 @@
-"""What people write -> dataclasses: strict types, a fault in one line that names the key, what was wanted, what was got."""
+"""What people write -> dataclasses: strict types; a fault is one line with key, wanted and got."""
 
 import json
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 T = TypeVar("T")
 
+Text = Annotated[str, Field(pattern=r"^[^\x00]+$")]  # the only pattern, as WANTED says it
 Size = Annotated[int, Field(ge=1, le=2**20)]  # of a model; the product of three such is an array that numpy can name
 Even = Annotated[int, Field(ge=2, le=2**20, multiple_of=2)]
 Length = Annotated[int, Field(ge=1, le=2**40)]  # in tokens
@@ -16,15 +17,17 @@ Epsilon = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 MOST_FAULTS = 3
+UNKNOWN = "unexpected_keyword_argument"
 # pydantic's error types in our words, filled from its ctx.
 WANTED = {
     "int_type": "a whole number", "int_from_float": "a whole number", "int_parsing_size": "a smaller number",
     "float_type": "a number", "finite_number": "a finite number", "bool_type": "true or false", "string_type": "text",
     "list_type": "a list", "tuple_type": "a list", "dict_type": "a mapping of keys",
-    "dataclass_type": "a mapping of keys", "path_type": "a path", "none_required": "null", "literal_error": "{expected}",
-    "greater_than": "greater than {gt:g}", "greater_than_equal": "at least {ge}", "less_than": "less than {lt}",
-    "less_than_equal": "at most {le}", "multiple_of": "a multiple of {multiple_of}", "string_too_short": "some text",
-    "too_short": "at least {min_length} long",
+    "dataclass_type": "a mapping of keys", "none_required": "null", "literal_error": "{expected}",
+    "greater_than": "greater than {gt:.15g}", "greater_than_equal": "at least {ge:.15g}",
+    "less_than": "less than {lt:.15g}", "less_than_equal": "at most {le:.15g}",
+    "multiple_of": "a multiple of {multiple_of}", "too_short": "at least {min_length} long",
+    "string_too_short": "some text", "string_pattern_mismatch": "some text without NUL",
 }  # fmt: skip
 
 
@@ -38,7 +41,9 @@ def checked(kind: type[T], values: Any, where: str = "", extra: Literal["forbid"
         faults: dict[str, list[dict[str, Any]]] = {}
         for fault in error.errors():
             faults.setdefault(_key(fault, json.loads(text)), []).append(fault)  # type: ignore[arg-type]
-        lines = [_line(kind, key, several) for key, several in faults.items()]
+        # A key with a typo also makes the right one missing: the typo is told first.
+        told = sorted(faults.items(), key=lambda item: item[1][0]["type"] != UNKNOWN)
+        lines = [_line(kind, key, several) for key, several in told]
         raise ValueError(where + "; ".join(lines[:MOST_FAULTS])) from None
 
 
@@ -68,7 +73,7 @@ def _line(kind: Any, key: str, faults: list[dict[str, Any]]) -> str:
     first = faults[0]
     if first["type"] == "missing":
         return f"{key} is missing"
-    if first["type"] == "unexpected_keyword_argument":
+    if first["type"] == UNKNOWN:
         for part in key.split(".")[:-1]:
             kind = next(f.type for f in fields(kind) if f.name == part)
         return f"unknown key {key!r}; the known ones are {', '.join(f.name for f in fields(kind))}"
