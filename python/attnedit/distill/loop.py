@@ -97,7 +97,8 @@ def train(
 ) -> None:
     """Runs steps optimizer.steps .. schedule.steps - 1. losses_of(step) runs forward and backward of one step.
 
-    Ctrl-C saves and is raised again. A step's losses are looked at while the next one computes.
+    Ctrl-C and SIGTERM save and are raised as KeyboardInterrupt. A step's losses are looked at while the next one
+    computes.
     """
     if saved is not None:
         saved.read(optimizer)
@@ -148,7 +149,7 @@ def train(
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C inside only sets a flag, so that a step is never cut in two. A second one interrupts at once."""
+    """Ctrl-C or SIGTERM inside only sets a flag, so that no step is cut in two. A second one interrupts at once."""
     pressed = False
 
     def press(signum: int, frame: FrameType | None) -> None:
@@ -160,11 +161,12 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield lambda: False
         return
-    before = signal.signal(signal.SIGINT, press)
+    before = {number: signal.signal(number, press) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: pressed
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def descend(losses: Losses) -> Losses:

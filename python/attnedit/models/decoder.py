@@ -48,6 +48,11 @@ class DecoderConfig:
     def num_hidden_layers(self) -> int:
         return len(self.attention)
 
+    @property
+    def full_layers(self) -> list[int]:
+        """Those whose cache grows with the context."""
+        return [i for i, layer in enumerate(self.attention) if getattr(layer, "sliding_window", None) is None]
+
     def kv_numbers(self, length: int) -> int:
         """Numbers in the key-value cache of all layers after `length` tokens."""
         return sum(layer.cached_numbers(length) for layer in self.attention)

@@ -61,9 +61,7 @@ class SharedKeys:
         old_spelling = block.pop("type", None)
         rope_type = block.pop("rope_type", None) or old_spelling or "default"
         if rope_type not in list(SCALINGS):
-            raise ValueError(
-                f"[config.json] rope_type must be one of {', '.join(SCALINGS)}, got {shown(rope_type)}"
-            )
+            raise ValueError(f"[config.json] rope_type must be one of {', '.join(SCALINGS)}, got {shown(rope_type)}")
         scaling = read_keys(SCALINGS[rope_type], block)
         if scaling.partial_rotary_factor != 1:
             raise ValueError(
