@@ -49,7 +49,11 @@ def test_the_report_has_what_is_promised(finished: Path) -> None:
     assert 0 < first["learning_rate"] != second["learning_rate"] > 0 and report["modelwise"]["learning_rate"] > 0
     assert report["context"]["early"]["first"] == 0 and report["context"]["late"]["last"] == 30
     text = (finished / "run/report.md").read_text()
-    for said in ("195 steps of 8 x 32 tokens (49,920)", "early: positions 0 to ", f"{first['learning_rate']:.2e}"):
+    for said in (
+        "195 steps a layer of 8 x 32 tokens (49,920)",
+        "early: positions 0 to ",
+        f"{first['learning_rate']:.2e}",
+    ):
         assert said in text
     assert "taken back" not in text
     back = report | {"layerwise_kept": False, "layers": [first | {"kept": False}, second]}

@@ -88,7 +88,7 @@ def _checked(header: dict[str, Any], path: Path, data_begin: int, size: int) -> 
     end, before = data_begin, "the header"
     for name, at in sorted(stored.items(), key=lambda item: (item[1].begin, item[1].nbytes)):
         if at.begin != end:
-            fault = "overlaps" if at.begin < end else "leaves a gap behind"
+            fault = "overlaps" if at.begin < end else "leaves a gap, as of a deleted tensor, behind"
             raise ValueError(
                 f"[checkpoint] {path}: tensor {name!r} {fault} {before}: it begins at byte {at.begin - data_begin}, "
                 f"not {end - data_begin}"

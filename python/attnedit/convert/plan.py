@@ -66,9 +66,9 @@ class Plan:
             "student": repr(Decoder(self.target)),
             "edited layers": f"{self.edited} of {layers}, {self.attention_parameters:,} new attention parameters",
             "phase 1": f"{first.steps:,} steps a layer of {first.rows * length:,} tokens, "
-            f"{self.layerwise_flops / 1e12:,.1f} TFLOP",
+            f"{self.layerwise_flops / 1e12:,.3g} TFLOP",
             "phase 2": f"{second.steps:,} steps of {second.rows * length:,} tokens, "
-            f"{self.modelwise_flops / 1e12:,.1f} TFLOP",
+            f"{self.modelwise_flops / 1e12:,.3g} TFLOP",
             "peak memory": f"phase 1 {in_bytes(self.layerwise_memory)}, phase 2 {in_bytes(self.modelwise_memory)}, "
             "mapped weights included",
             "disk": f"{in_bytes(self.disk)} at most, {in_bytes(self.activations)} of it during phase 1 only",

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -38,7 +38,7 @@ class Saved:
     """Where a loop keeps its state, and how often. A state is written beside and renamed: never half there."""
 
     folder: Path
-    every_seconds: float = float(os.environ.get("ATTNEDIT_SAVE_SECONDS", "60"))
+    every_seconds: float = field(default_factory=lambda: _save_seconds())
 
     @property
     def path(self) -> Path:
@@ -57,6 +57,14 @@ class Saved:
     def read(self, optimizer: Optimizer) -> None:
         if self.path.exists():
             optimizer.restore(load_file(self.path))
+
+
+def _save_seconds() -> float:
+    text = os.environ.get("ATTNEDIT_SAVE_SECONDS", "60")
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"ATTNEDIT_SAVE_SECONDS must be a number of seconds, got {text!r}") from None
 
 
 @dataclass

@@ -163,8 +163,8 @@ def _training(report: Mapping[str, Any], context: int) -> list[str]:
     if trained:
         first = trained[0]
         lines.append(
-            f"- Phase 1: {len(trained)} layers, each {first['steps']:,} steps of {first['rows']} x {context} tokens "
-            f"({tokens['layerwise']:,})."
+            f"- Phase 1: {first['steps']:,} steps a layer of {first['rows']} x {context} tokens "
+            f"({tokens['layerwise']:,}), {len(trained)} of {len(layers)} edited layers had something to learn."
         )
     lines.append(
         f"- Phase 2: {second['steps']:,} steps of {second['rows']} x {context} tokens ({tokens['modelwise']:,}), "

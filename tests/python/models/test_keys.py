@@ -93,6 +93,17 @@ def test_buffers_and_a_tied_head_are_not_surplus(folder: Path) -> None:
     assert ae.load(folder).config.num_hidden_layers == 2
 
 
+def test_a_shard_holds_nothing_that_the_index_leaves_out(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "shard.safetensors")
+    names = set(load_file(folder / "shard.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(names - {"model.norm.weight"}, "shard.safetensors")}))
+    assert ae.load(folder).config.num_hidden_layers == 2  # found where it is
+    save_file(load_file(folder / "shard.safetensors") | {"extra": np.ones(1)}, folder / "shard.safetensors")
+    with pytest.raises(ValueError, match="tensor extra has none"):
+        ae.load(folder)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_an_export_has_the_teachers_dtype(tmp_path: Path, dtype: Any) -> None:
     first = ae.export(random_decoder(tiny_config()), tmp_path / "first", dtype=dtype)
