@@ -130,7 +130,10 @@ def table(runs: Annotated[list[Path], typer.Argument(help="run folders")]) -> No
     from attnedit.evaluate.report import table as side_by_side
 
     reports: dict[str, Any] = {run.name: json.loads((run / "report.json").read_text()) for run in runs}
-    print(side_by_side(reports))
+    try:
+        print(side_by_side(reports))
+    except KeyError as error:
+        raise ValueError(f"[table] report.json must be of a finished run of this version, {error} is missing") from None
 
 
 def main() -> None:
