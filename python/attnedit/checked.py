@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -31,12 +32,16 @@ WANTED = {
 }  # fmt: skip
 
 
+_adapter = lru_cache(TypeAdapter)  # a model's layers are checked one by one
+
+
 def checked(kind: type[T], values: Any, where: str = "", extra: Literal["forbid", "ignore"] = "forbid") -> T:
     """A dataclass from what YAML or JSON gave. Raises ValueError in one line that starts with `where`."""
     text = json.dumps(values, default=str)
     try:
         # As JSON: a list is a tuple there and text is a path, but neither text nor true is a number.
-        return TypeAdapter(kind).validate_json(text, strict=True, extra=extra)
+        made: T = _adapter(kind).validate_json(text, strict=True, extra=extra)
+        return made
     except ValidationError as error:
         faults: dict[str, list[dict[str, Any]]] = {}
         for fault in error.errors():
