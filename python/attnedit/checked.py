@@ -32,7 +32,7 @@ WANTED = {
 }  # fmt: skip
 
 
-_adapter = lru_cache(TypeAdapter)  # a model's layers are checked one by one
+_adapter: Any = lru_cache(TypeAdapter)  # a model's layers are checked one by one
 
 
 def checked(kind: type[T], values: Any, where: str = "", extra: Literal["forbid", "ignore"] = "forbid") -> T:

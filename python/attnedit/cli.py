@@ -141,9 +141,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = app(standalone_mode=False)  # typer turns Ctrl-C into 130
-        if code == 130:
-            print("attnedit: stopped; the same command continues", file=sys.stderr)
-        sys.exit(code if isinstance(code, int) else 0)
+    except KeyboardInterrupt:  # where typer is not looking: while it starts and ends
+        code = 130
     except Exception as error:
         if os.environ.get("ATTNEDIT_TRACEBACK"):
             raise
@@ -156,3 +155,6 @@ def main() -> None:
             print(f"attnedit: {' '.join(str(text).split())}", file=sys.stderr)
             sys.exit(2)
         raise
+    if code == 130:
+        print("attnedit: stopped; the same command continues", file=sys.stderr)
+    sys.exit(code if isinstance(code, int) else 0)
