@@ -2,9 +2,10 @@
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -26,13 +27,13 @@ def convert(recipe: RecipePath, quiet: Annotated[bool, typer.Option(help="no pro
     from attnedit.evaluate.report import table
 
     read = read_recipe(recipe)
-    report = run(read, recipe.parent, Progress(quiet))
-    print(table({read.run.name: report}))
-    print(f"\nstudent: {read.run / 'student'}\nreport:  {read.run / 'report.md'}")
+    report, folder = run(read, Progress(quiet)), Path(read.run)
+    print(table({folder.name: report}))
+    print(f"\nstudent: {folder / 'student'}\nreport:  {folder / 'report.md'}")
 
 
 @app.command()
-def plan(recipe: RecipePath, context: Annotated[int, typer.Option(help="tokens in the cache")] = 32768) -> None:
+def plan(recipe: RecipePath, context: Annotated[int, typer.Option(help="tokens in the cache", min=1)] = 32768) -> None:
     """What a recipe will cost, from shapes alone: parameters, FLOPs, memory, disk, KV cache."""
     from attnedit.convert import read_recipe
     from attnedit.convert.plan import plan as predict
@@ -46,7 +47,9 @@ def evaluate(
     teacher: Annotated[Path, typer.Option(help="the folder to compare with")],
     text: Annotated[list[Path], typer.Option(help="held-out text files")],
     separator: Annotated[str | None, typer.Option(help="between documents")] = None,
-    sequence_length: Annotated[int | None, typer.Option(help="documents are cut here; default: 2048 or less")] = None,
+    sequence_length: Annotated[
+        int | None, typer.Option(help="documents are cut here; default: 2048 or less", min=2)
+    ] = None,
 ) -> None:
     """Compare two models on held-out text: NLL, KL, top-1 agreement. Prints JSON."""
     from dataclasses import asdict
@@ -68,9 +71,9 @@ def evaluate(
 def generate(
     model: ModelPath,
     prompt: Annotated[str, typer.Option(help="text to continue")] = "",
-    tokens: Annotated[int, typer.Option(help="how many to add")] = 100,
+    tokens: Annotated[int, typer.Option(help="how many to add", min=1)] = 100,
     temperature: Annotated[float, typer.Option(help="0: greedy")] = 0.0,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help="for sampling", min=0)] = 0,
 ) -> None:
     """Continue a prompt, computing the whole context for every token."""
     import attnedit as ae
@@ -79,8 +82,6 @@ def generate(
 
     tokenizer = Tokenizer(model)
     decoder = ae.load(model)
-    if tokens < 1:
-        raise ValueError(f"[generate] tokens must be at least 1, got {tokens}")
     ids = continue_(decoder, tokenizer.encode_documents([prompt])[0], tokens, temperature, seed)
     print(tokenizer.decode(ids))
 
@@ -91,6 +92,7 @@ def info(model: ModelPath) -> None:
     from attnedit.checkpoint import Checkpoint
     from attnedit.models import Decoder
     from attnedit.models.load import family_of
+    from attnedit.nn import GateSWAConfig
 
     checkpoint = Checkpoint.open(model)
     config = family_of(checkpoint.config).decoder_config(checkpoint.config)
@@ -98,6 +100,12 @@ def info(model: ModelPath) -> None:
     print(decoder)
     print(f"vocabulary {config.vocab_size:,}, hidden {config.hidden_size}, rope {config.rope.rope_type} "
           f"{config.rope.rope_theta:g}, {config.kv_numbers(1):,} cached numbers a token")  # fmt: skip
+    gated = [layer for layer in config.attention if isinstance(layer, GateSWAConfig)]
+    if gated:
+        windows = sorted({layer.sliding_window for layer in gated if layer.sliding_window is not None})
+        seen = {"window": windows, "full layers": config.full_layers}
+        told = [f"{name} {', '.join(map(str, values)) or 'none'}" for name, values in seen.items()]
+        print(f"{', '.join(told)}, gate {gated[0].gate} per {gated[0].gate_per}")
     for i, layer in enumerate(config.attention):
         print(f"layer {i}: {layer}")
 
@@ -107,15 +115,13 @@ def export(
     model: ModelPath,
     out: Annotated[Path, typer.Option(help="the new folder")],
     format: Annotated[str, typer.Option(help="attnedit or deepseek_v3")] = "attnedit",
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "bfloat16",
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: as stored")] = None,
 ) -> None:
     """Write a model in another format; refused where the format cannot hold it exactly."""
     from attnedit.export import export as write
     from attnedit.models import load
 
-    if dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"[export] dtype must be float32 or bfloat16, got {dtype!r}")
-    print(write(load(model), out, format=format, source=model, dtype="float32" if dtype == "float32" else "bfloat16"))
+    print(write(load(model), out, format=format, source=model, dtype=cast(Any, dtype)))
 
 
 @app.command()
@@ -124,23 +130,31 @@ def table(runs: Annotated[list[Path], typer.Argument(help="run folders")]) -> No
     from attnedit.evaluate.report import table as side_by_side
 
     reports: dict[str, Any] = {run.name: json.loads((run / "report.json").read_text()) for run in runs}
-    print(side_by_side(reports))
+    try:
+        print(side_by_side(reports))
+    except KeyError as error:
+        raise ValueError(f"[table] report.json must be of a finished run of this version, {error} is missing") from None
 
 
 def main() -> None:
-    """Exit 2 with one line for a bad recipe, checkpoint or limit; 130 after Ctrl-C, which keeps a checkpoint."""
+    """Exit 2 with one line for bad input; 130 after Ctrl-C or SIGTERM, which keep a checkpoint."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = app(standalone_mode=False)  # typer turns Ctrl-C into 130
-        if code == 130:
-            print("attnedit: stopped; the same command continues", file=sys.stderr)
-        sys.exit(code if isinstance(code, int) else 0)
+    except KeyboardInterrupt:  # where typer is not looking: while it starts and ends
+        code = 130
     except Exception as error:
         if os.environ.get("ATTNEDIT_TRACEBACK"):
             raise
-        text = error.format_message() if hasattr(error, "format_message") else str(error)
+        text = error.format_message() if hasattr(error, "format_message") else str(error) or type(error).__name__
+        if isinstance(error, OSError) and error.filename is not None:
+            text = f"{error.filename}: {error.strerror}"
         if isinstance(
             error, OSError | ValueError | TypeError | MemoryError | ArithmeticError | RuntimeError
         ) or hasattr(error, "format_message"):
             print(f"attnedit: {' '.join(str(text).split())}", file=sys.stderr)
             sys.exit(2)
         raise
+    if code == 130:
+        print("attnedit: stopped; the same command continues", file=sys.stderr)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from tiny import words, write_recipe, write_teacher
 
 import attnedit as ae
+from attnedit.evaluate.report import markdown
 
 
 def attnedit(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -41,8 +42,23 @@ def test_the_report_has_what_is_promised(finished: Path) -> None:
     assert set(report["kl"]) == phases == set(report["top1_agreement"])
     assert report["kl"]["modelwise"] < report["kl"]["initial"]
     assert report["kv_bytes_per_token"] == {"teacher": 2 * 2 * 2 * 2 * 8, "student": 2 * 2 * (12 + 8)}
-    assert report["tokens"] > 100
-    assert [sorted(layer) for layer in report["layers"]] == [["layer", "nmse_initial", "nmse_layerwise"]] * 2
+    assert report["tokens"]["layerwise"] == report["tokens"]["modelwise"] == 49_920  # 195 steps of 8 rows of 32
+    assert report["tokens"]["heldout_predictions"] > 100
+    first, second = report["layers"]
+    assert {"layer", "nmse_initial", "nmse_layerwise"} <= first.keys()
+    assert 0 < first["learning_rate"] != second["learning_rate"] > 0 and report["modelwise"]["learning_rate"] > 0
+    assert report["context"]["early"]["first"] == 0 and report["context"]["late"]["last"] == 30
+    text = (finished / "run/report.md").read_text()
+    for said in (
+        "195 steps a layer of 8 x 32 tokens (49,920)",
+        "early: positions 0 to ",
+        f"{first['learning_rate']:.2e}",
+    ):
+        assert said in text
+    assert "taken back" not in text
+    back = report | {"layerwise_kept": False, "layers": [first | {"kept": False}, second]}
+    text = markdown("run", back, [])
+    assert "layer 0 worse and was taken back" in text and "phase 2 began as initialised" in text
     for name in ("report.md", "quality.png", "training.png", "provenance.json", "recipe.yaml"):
         assert (finished / "run" / name).stat().st_size > 100, name
 
@@ -61,6 +77,12 @@ def test_a_second_call_reuses_what_is_there(finished: Path) -> None:
     again = attnedit("convert", finished / "recipe.yaml")
     assert again.returncode == 0, again.stderr
     assert (finished / "run/student/model.safetensors").stat().st_mtime_ns == before
+    assert f"{finished}/run is finished" in again.stderr and f"{finished}/run/report.md" in again.stdout
+
+
+def test_the_resolved_recipe_runs_from_anywhere(finished: Path) -> None:
+    done = attnedit("convert", finished / "run/recipe.yaml")
+    assert f"{finished}/run is finished" in done.stderr
 
 
 @pytest.mark.parametrize("attention", ["mla", "gate_swa"])
@@ -93,13 +115,14 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path: Path, finishe
     assert student_bytes(folder) == student_bytes(finished)
 
 
-def test_ctrl_c_leaves_a_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_a_checkpoint(tmp_path: Path, stop: signal.Signals) -> None:
     recipe = write_recipe(tmp_path, modelwise={"tokens": 10_000_000})
     command = [sys.executable, "-c", "from attnedit.cli import main; main()", "convert", str(recipe)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not (tmp_path / "run/modelwise/metrics.jsonl").exists():
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "the same command continues" in said
@@ -143,7 +166,9 @@ def assert_refused(done: subprocess.CompletedProcess[str], message: str) -> None
         ({"modelwise": {"learning_rate": float("nan")}}, "modelwise.learning_rate"),
         ({"modelwise": {"batch_tokens": 10_000_000}}, "needs"),
         ({"teacher": "nowhere"}, "nowhere"),
-        ({"memory_limit_gib": 1e-6}, "memory_limit_gib allows 0.000 GiB, but about 0.0"),
+        ({"memory_limit_gib": 1e-6}, "memory_limit_gib allows 1.05 KiB, but about 1."),
+        ({"run": "corpus.txt"}, "run must be a folder"),
+        ({"run": "."}, "holds corpus.txt"),
     ],
 )
 def test_a_bad_recipe_is_refused_in_one_line(tmp_path: Path, changes: dict[str, object], message: str) -> None:
@@ -223,6 +248,10 @@ def test_plan_info_generate_and_export_run(finished: Path, tmp_path: Path) -> No
     assert "2 MLA" in attnedit("info", finished / "run/student").stdout
     text = attnedit("generate", finished / "run/student", "--prompt", "the river", "--tokens", 5)
     assert text.returncode == 0 and "the river" in text.stdout, text.stderr
+    assert_refused(attnedit("generate", finished / "teacher", "--prompt", "a", "--seed", -1), "--seed")
+    (tmp_path / "report.json").write_text("{}")
+    assert_refused(attnedit("table", tmp_path), "'teacher' is missing")
+    assert_refused(attnedit("convert", finished), f"{finished}: must be a recipe, a YAML file, got a folder")
     done = attnedit("export", finished / "run/student", "--out", tmp_path / "out", "--format", "deepseek_v3")
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "out/config.json").read_text())

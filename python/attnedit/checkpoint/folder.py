@@ -120,7 +120,7 @@ def _no_weights(folder: Path) -> Exception:
 
 
 def _sharded(folder: Path) -> dict[str, SafetensorsFile]:
-    """Tensor -> shard as the index says, and as the shards themselves agree."""
+    """Tensor -> shard as the index says, and as the shards themselves agree; with tensors that the index leaves out."""
     index = folder / INDEX
     weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -149,7 +149,7 @@ def _sharded(folder: Path) -> dict[str, SafetensorsFile]:
             if name in holder:
                 raise ValueError(f"[checkpoint] {folder}: tensor {name!r} is both in {holder[name]} and in {shard}")
             holder[name] = shard
-    return {name: shards[shard] for name, shard in weight_map.items()}
+    return {name: shards[shard] for name, shard in holder.items()}
 
 
 def _stays_inside(folder: Path, path: Path) -> bool:

@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from attnedit.checked import shown
 from attnedit.checkpoint.json_object import must_be_file, parse_object
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -80,14 +81,14 @@ def _checked(header: dict[str, Any], path: Path, data_begin: int, size: int) -> 
     """The header's tensors; they must cover the rest of the file, each byte once."""
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise ValueError(f"[checkpoint] {path}: __metadata__ must map text to text, got {_short(metadata)}")
+        raise ValueError(f"[checkpoint] {path}: __metadata__ must map text to text, got {shown(metadata)}")
     stored = {
         name: _tensor(f"[checkpoint] {path}: tensor {name!r}", entry, data_begin) for name, entry in header.items()
     }
     end, before = data_begin, "the header"
     for name, at in sorted(stored.items(), key=lambda item: (item[1].begin, item[1].nbytes)):
         if at.begin != end:
-            fault = "overlaps" if at.begin < end else "leaves a gap behind"
+            fault = "overlaps" if at.begin < end else "leaves a gap, as of a deleted tensor, behind"
             raise ValueError(
                 f"[checkpoint] {path}: tensor {name!r} {fault} {before}: it begins at byte {at.begin - data_begin}, "
                 f"not {end - data_begin}"
@@ -104,31 +105,23 @@ def _checked(header: dict[str, Any], path: Path, data_begin: int, size: int) -> 
 
 def _tensor(where: str, entry: Any, data_begin: int) -> Stored:
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
-        raise ValueError(f"{where} must have dtype, shape and data_offsets, got {_short(entry)}")
+        raise ValueError(f"{where} must have dtype, shape and data_offsets, got {shown(entry)}")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ValueError(f"{where} must have a dtype among {', '.join(DTYPES)}, got {_short(dtype)}")
+        raise ValueError(f"{where} must have a dtype among {', '.join(DTYPES)}, got {shown(dtype)}")
     if not _are_sizes(shape) or len(shape) > MOST_DIMENSIONS:
-        raise ValueError(f"{where} must have a shape of at most {MOST_DIMENSIONS} sizes, got {_short(shape)}")
+        raise ValueError(f"{where} must have a shape of at most {MOST_DIMENSIONS} sizes, got {shown(shape)}")
     # numpy multiplies the sizes that are not 0 even where another one is.
     if math.prod(size for size in shape if size) * DTYPES[dtype].itemsize >= 2**63:
-        raise ValueError(f"{where} must have a shape that fits into memory, got {_short(shape)}")
+        raise ValueError(f"{where} must have a shape that fits into memory, got {shown(shape)}")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise ValueError(f"{where} must have data_offsets [begin, end], got {_short(offsets)}")
+        raise ValueError(f"{where} must have data_offsets [begin, end], got {shown(offsets)}")
     made = Stored(DTYPES[dtype], tuple(shape), data_begin + offsets[0])
     if made.nbytes != offsets[1] - offsets[0]:
         got = offsets[1] - offsets[0]
-        raise ValueError(f"{where} must have {made.nbytes} bytes, being {dtype} of shape {_short(shape)}, got {got}")
+        raise ValueError(f"{where} must have {made.nbytes} bytes, being {dtype} of shape {shown(shape)}, got {got}")
     return made
 
 
 def _are_sizes(values: Any) -> bool:
     return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
-
-
-def _short(value: Any) -> str:
-    try:
-        text = repr(value)
-    except RecursionError:
-        text = f"a deep {type(value).__name__}"
-    return text if len(text) <= 80 else f"{text[:77]}..."

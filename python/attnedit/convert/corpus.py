@@ -18,15 +18,15 @@ class Corpus:
     fingerprint: str
 
 
-def read_corpus(recipe: Recipe, tokenizer: Tokenizer, config: DecoderConfig, root: Path) -> Corpus:
+def read_corpus(recipe: Recipe, tokenizer: Tokenizer, config: DecoderConfig) -> Corpus:
     data, length = recipe.data, recipe.sequence_length
     if tokenizer.vocab_size > config.vocab_size:
         raise ValueError(
             f"[data] the tokenizer has {tokenizer.vocab_size} tokens, the teacher's vocabulary only {config.vocab_size}"
         )
-    documents = read_documents(data.train, data.separator, root)
+    documents = read_documents(data.train, data.separator, Path())
     if data.heldout is not None:
-        training, heldout = documents, read_documents(data.heldout, data.separator, root)
+        training, heldout = documents, read_documents(data.heldout, data.separator, Path())
     else:
         training, heldout = split_heldout(documents, data.heldout_share, recipe.seed)
         if not heldout or not training:

@@ -11,12 +11,28 @@ from filelock import FileLock, Timeout
 
 from attnedit.checkpoint import atomic_write
 
+PROVENANCE, LOCK = "provenance.json", ".lock"
+
+
+def require_ours(folder: Path) -> None:
+    """Raises unless folder is free to be made, empty or a run of ours; writes nothing."""
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"[convert] run must be a folder, {folder} is a file")
+    if not folder.is_dir() or (folder / PROVENANCE).exists():
+        return
+    # A run that was killed before it wrote its provenance leaves only these.
+    others = [p.name for p in folder.iterdir() if p.name != LOCK and not p.name.startswith(f".{PROVENANCE}.")]
+    if others:
+        raise FileExistsError(
+            f"[convert] run must be a new or empty folder or a run of attnedit; {folder} holds {min(others)}"
+        )
+
 
 @contextmanager
 def owned(folder: Path) -> Iterator[None]:
     """Holds the folder for this process; a second one is refused. The lock dies with the process."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -36,20 +52,19 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def same_inputs(folder: Path, inputs: Mapping[str, Any]) -> None:
-    """Writes what the run is made from; a folder made from something else is refused, the difference named."""
-    path = folder / "provenance.json"
-    mine = json.loads(json.dumps(flat(inputs)))
-    if path.exists():
-        theirs = flat(json.loads(path.read_text()))
-        for key in sorted(mine.keys() | theirs.keys()):
-            if mine.get(key) != theirs.get(key):
-                raise ValueError(
-                    f"[convert] {folder} was made from other inputs: {key} is {mine.get(key)!r} now and was "
-                    f"{theirs.get(key)!r}; choose another run folder or remove this one"
-                )
-    else:
-        atomic_write(path, json.dumps(inputs, indent=1))
+def require_same_inputs(folder: Path, inputs: Mapping[str, Any]) -> None:
+    """A folder made from something else is refused, the difference named; only the given parts are compared."""
+    path = folder / PROVENANCE
+    if not path.exists():
+        return
+    made_from = json.loads(path.read_text())
+    mine, theirs = flat(json.loads(json.dumps(inputs))), flat({k: v for k, v in made_from.items() if k in inputs})
+    for key in sorted(mine.keys() | theirs.keys()):
+        if mine.get(key) != theirs.get(key):
+            raise ValueError(
+                f"[convert] {folder} was made from other inputs: {key} is {mine.get(key)!r} now and was "
+                f"{theirs.get(key)!r}; choose another run folder or remove this one"
+            )
 
 
 def kept(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -11,7 +11,11 @@ from attnedit.models import Decoder, DecoderConfig
 from attnedit.models.load import family_of
 from attnedit.nn import GateSWAConfig, MLAConfig
 
-GIB = 2**30
+
+def in_bytes(count: float) -> str:
+    """In the largest of GiB, MiB and KiB that shows it."""
+    unit, size = next((u, s) for u, s in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 1024)) if count >= s or s == 1024)
+    return f"{count / size:,.2f} {unit}"
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,23 @@ class Plan:
     def peak_memory(self) -> int:
         return max(self.layerwise_memory, self.modelwise_memory)
 
+    @property
+    def warning(self) -> str | None:
+        """Why the result would be of no use; None where it saves something."""
+        longest = self.source.rope.max_position_embeddings
+        ours, theirs = self.target.kv_numbers(longest), self.source.kv_numbers(longest)
+        if ours < theirs:
+            return None
+        keys = "kv_lora_rank or qk_rope_head_dim" if self.edits_into_mla else "sliding_window or full_layers"
+        return (
+            f"the KV cache would not shrink: {ours:,} numbers at {longest:,} tokens, the teacher's has {theirs:,}; "
+            f"lower {keys}"
+        )
+
+    @property
+    def edits_into_mla(self) -> bool:
+        return any(isinstance(layer, MLAConfig) for layer in self.target.attention)
+
     def text(self, context: int) -> str:
         """For people; the cache at `context` tokens."""
         ours, theirs = (cache_size(config, context).bytes_at_context for config in (self.target, self.source))
@@ -45,15 +66,17 @@ class Plan:
             "student": repr(Decoder(self.target)),
             "edited layers": f"{self.edited} of {layers}, {self.attention_parameters:,} new attention parameters",
             "phase 1": f"{first.steps:,} steps a layer of {first.rows * length:,} tokens, "
-            f"{self.layerwise_flops / 1e12:,.1f} TFLOP",
+            f"{self.layerwise_flops / 1e12:,.3g} TFLOP",
             "phase 2": f"{second.steps:,} steps of {second.rows * length:,} tokens, "
-            f"{self.modelwise_flops / 1e12:,.1f} TFLOP",
-            "peak memory": f"phase 1 {self.layerwise_memory / GIB:.2f} GiB, phase 2 "
-            f"{self.modelwise_memory / GIB:.2f} GiB, mapped weights included",
-            "disk": f"{self.disk / GIB:.2f} GiB at most, {self.activations / GIB:.2f} GiB of it during phase 1 only",
-            f"KV cache at {context:,} tokens": f"{theirs / 2**20:,.1f} MiB -> {ours / 2**20:,.1f} MiB "
+            f"{self.modelwise_flops / 1e12:,.3g} TFLOP",
+            "peak memory": f"phase 1 {in_bytes(self.layerwise_memory)}, phase 2 {in_bytes(self.modelwise_memory)}, "
+            "mapped weights included",
+            "disk": f"{in_bytes(self.disk)} at most, {in_bytes(self.activations)} of it during phase 1 only",
+            f"KV cache at {context:,} tokens": f"{in_bytes(theirs)} -> {in_bytes(ours)} "
             f"({100 * (ours / theirs - 1):+.1f} %)",
         }
+        if self.warning is not None:
+            rows["warning"] = self.warning
         return "\n".join(f"{name + ':':<28}{text}" for name, text in rows.items())
 
 

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -24,42 +24,47 @@ class Progress:
         if not self.quiet:
             print(text, file=sys.stderr, flush=True)
 
+    def warn(self, text: str) -> None:
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
     @contextmanager
-    def phase(self, name: str, sequence_length: int) -> Iterator[OnStep]:
-        """Follows one phase; a step of a phase-1 layer counts for its layer only."""
+    def phase(self, name: str, layers: Sequence[int] = (0,)) -> Iterator[OnStep]:
+        """Follows one phase: the steps of all its `layers`, one layer after the other."""
         if self.quiet:
             yield lambda layer, step, steps, loss: None
         elif self.console.is_terminal:
             with self._bar() as bar:
-                task = bar.add_task(name, total=None)
+                task = bar.add_task(name, total=None, loss="")
 
                 def show(layer: int, step: int, steps: int, loss: float) -> None:
-                    label = f"{name} layer {layer}" if name == "layer-wise" else name
-                    bar.update(task, description=label, total=steps, completed=step, loss=f"{loss:.4f}")
+                    label = f"{name} layer {layer}" if len(layers) > 1 else name
+                    done = layers.index(layer) * steps + step
+                    total = len(layers) * steps
+                    bar.update(task, description=label, total=total, completed=done, loss=f"loss {loss:.4f}")
 
                 yield show
         else:
-            yield self._lines(name)
+            yield self._lines(name, layers)
 
     def _bar(self) -> Bar:
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-        return Bar(*columns, TextColumn("loss {task.fields[loss]}"), TimeRemainingColumn(), console=self.console)
+        return Bar(*columns, TextColumn("{task.fields[loss]}"), TimeRemainingColumn(), console=self.console)
 
-    def _lines(self, name: str) -> OnStep:
+    def _lines(self, name: str, layers: Sequence[int]) -> OnStep:
         said = time.monotonic()
-        begun: tuple[float, int, int] | None = None
+        begun: tuple[float, int] | None = None
 
         def show(layer: int, step: int, steps: int, loss: float) -> None:
             nonlocal said, begun
-            now = time.monotonic()
-            if begun is None or begun[2] != layer:
-                begun = (now, step, layer)
+            now, done = time.monotonic(), layers.index(layer) * steps + step
+            if begun is None:
+                begun = now, done
             if now - said < LINE_EVERY_SECONDS and step != steps:
                 return
             said = now
-            rate = (step - begun[1]) / max(now - begun[0], 1e-9)
-            left = (steps - step) / rate if rate > 0 else 0.0
-            label = f"{name} layer {layer}" if name == "layer-wise" else name
-            self.say(f"{label}: step {step}/{steps}, loss {loss:.4f}, {rate:.1f} steps/s, {left:.0f} s left")
+            rate = (done - begun[1]) / max(now - begun[0], 1e-9)
+            left = f", {rate:.1f} steps/s, {(len(layers) * steps - done) / rate:.0f} s left" if rate > 0 else ""
+            label = f"{name} layer {layer}" if len(layers) > 1 else name
+            self.say(f"{label}: step {step}/{steps}, loss {loss:.4f}{left}")
 
         return show

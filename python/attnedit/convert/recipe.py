@@ -1,80 +1,73 @@
 """The recipe people write: YAML, checked key by key before anything is read or computed."""
 
+import glob
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, fields
+import re
+from collections.abc import Hashable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import Field, PlainValidator
 
+from attnedit.checked import Positive, Text, checked, shown
 from attnedit.distill import LayerwiseOptions, ModelwiseOptions
 from attnedit.edit import MLA, GateSWA
 
-T = TypeVar("T")
 TARGETS: dict[str, type[MLA] | type[GateSWA]] = {"mla": MLA, "gate_swa": GateSWA}
+Patterns = Annotated[list[Text], Field(min_length=1)]
 
 
-def checked(kind: type[T], values: Any) -> T:
-    """A dataclass from a mapping: unknown keys and wrong types are refused by name."""
-    if isinstance(values, kind):
-        return values
-    if not isinstance(values, Mapping):
-        raise ValueError(f"must be a mapping of keys, got {values!r}")
-    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
-    for key in values:
-        if key not in known:
-            raise ValueError(f"unknown key {key!r}; the known ones are {', '.join(known)}")
-    return TypeAdapter(kind).validate_python(dict(values))
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Text to train and to evaluate on."""
+
+    train: Patterns
+    heldout: Patterns | None = None  # default: a share of the documents
+    heldout_share: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    # between documents; default: a file is a document
+    separator: Annotated[str, Field(min_length=1)] | None = None
+    # default: 2048, or the teacher's longest if that is less
+    sequence_length: Annotated[int, Field(ge=8)] | None = None
+    train_documents: Annotated[int, Field(ge=1)] | None = None  # only the first so many
+    heldout_documents: Annotated[int, Field(ge=1)] | None = None  # only the last so many
 
 
-class Data(BaseModel):
-    """Text to train and to evaluate on; patterns are relative to the recipe's folder."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    train: list[str] = Field(min_length=1)
-    heldout: list[str] | None = None  # default: a share of the documents
-    heldout_share: float = Field(default=0.02, gt=0, lt=1)
-    separator: str | None = Field(default=None, min_length=1)  # between documents; default: a file is a document
-    sequence_length: int | None = Field(default=None, ge=8)  # default: 2048, or the teacher's longest if that is less
-    train_documents: int | None = Field(default=None, ge=1)  # only the first so many
-    heldout_documents: int | None = Field(default=None, ge=1)  # only the last so many
+def _target(values: Any) -> MLA | GateSWA:
+    got = values.get("attention") if isinstance(values, Mapping) else values
+    if not isinstance(values, Mapping) or not isinstance(got, str) or got not in TARGETS:
+        raise ValueError(f"target: attention must be one of {', '.join(TARGETS)}, got {shown(got)}")
+    return checked(TARGETS[got], {k: v for k, v in values.items() if k != "attention"}, "target: ")
 
 
-class Recipe(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Paths are relative to the recipe as written, absolute as read."""
 
-    teacher: Path
-    target: MLA | GateSWA
+    teacher: Text
+    target: Annotated[MLA | GateSWA, PlainValidator(_target)]
     data: Data
-    run: Path
-    layerwise: LayerwiseOptions = LayerwiseOptions()
-    modelwise: ModelwiseOptions = ModelwiseOptions()
-    seed: int = Field(default=0, ge=0, lt=2**62)
-    memory_limit_gib: float | None = Field(default=None, gt=0)
+    run: Text
+    layerwise: LayerwiseOptions = field(default_factory=LayerwiseOptions)
+    modelwise: ModelwiseOptions = field(default_factory=ModelwiseOptions)
+    seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
+    memory_limit_gib: Positive | None = None
 
-    @field_validator("target", mode="plain")
-    @classmethod
-    def _target(cls, values: Any) -> MLA | GateSWA:
-        if isinstance(values, MLA | GateSWA):
-            return values
-        if not isinstance(values, Mapping) or values.get("attention") not in TARGETS:
-            got = values.get("attention") if isinstance(values, Mapping) else values
-            raise ValueError(f"attention must be one of {', '.join(TARGETS)}, got {got!r}")
-        return checked(TARGETS[values["attention"]], {k: v for k, v in values.items() if k != "attention"})
+    def beside(self, folder: Path) -> "Recipe":
+        """With absolute paths, for a recipe that lies in folder."""
 
-    @field_validator("layerwise", mode="plain")
-    @classmethod
-    def _layerwise(cls, values: Any) -> LayerwiseOptions:
-        return checked(LayerwiseOptions, values)
+        def patterns(written: list[str]) -> list[str]:
+            return [_absolute_pattern(folder, pattern) for pattern in written]
 
-    @field_validator("modelwise", mode="plain")
-    @classmethod
-    def _modelwise(cls, values: Any) -> ModelwiseOptions:
-        return checked(ModelwiseOptions, values)
+        heldout = None if self.data.heldout is None else patterns(self.data.heldout)
+        return replace(
+            self,
+            teacher=os.path.abspath(folder / os.path.expanduser(self.teacher)),
+            run=os.path.abspath(folder / os.path.expanduser(self.run)),
+            data=replace(self.data, train=patterns(self.data.train), heldout=heldout),
+        )
 
     def fitted(self, longest: int) -> "Recipe":
         """The recipe with a sequence_length, for a teacher of max_position_embeddings `longest`."""
@@ -83,7 +76,7 @@ class Recipe(BaseModel):
             raise ValueError(
                 f"[data] sequence_length must be at most the teacher's max_position_embeddings {longest}, got {length}"
             )
-        return self.model_copy(update={"data": self.data.model_copy(update={"sequence_length": length})})
+        return replace(self, data=replace(self.data, sequence_length=length))
 
     @property
     def sequence_length(self) -> int:
@@ -92,41 +85,59 @@ class Recipe(BaseModel):
         return self.data.sequence_length
 
     def resolved(self) -> dict[str, Any]:
-        """Every choice written out, defaults included."""
-        plain: dict[str, Any] = self.model_dump(mode="json", exclude={"target", "layerwise", "modelwise"})
+        """Every choice written out, defaults included; `auto` stays, so that it can be run again."""
         attention = next(name for name, kind in TARGETS.items() if isinstance(self.target, kind))
-        # A trip through JSON: tuples become the lists that YAML writes.
-        parts = {"target": {"attention": attention, **asdict(self.target)}, "layerwise": asdict(self.layerwise),
-                 "modelwise": asdict(self.modelwise)}  # fmt: skip
-        return plain | dict(json.loads(json.dumps(parts)))
+        plain = asdict(self) | {"target": {"attention": attention, **asdict(self.target)}}
+        return dict(json.loads(json.dumps(plain)))  # tuples become the lists that YAML writes
+
+    def decisive(self) -> dict[str, Any]:
+        """What decides about the result: neither where things lie, nor text, which is known by its hash."""
+        values = self.resolved()
+        data = {k: v for k, v in values["data"].items() if k not in ("train", "heldout")}
+        return {k: v for k, v in values.items() if k not in ("run", "teacher", "memory_limit_gib")} | {"data": data}
+
+
+def _absolute_pattern(folder: Path, pattern: str) -> str:
+    """A folder whose own name holds brackets is no glob, and neither is a file that is there by that very name."""
+    asked = os.path.expanduser(pattern)
+    if os.path.isabs(asked) or (folder / asked).is_file():
+        return os.path.join(folder.absolute(), asked)
+    return os.path.join(glob.escape(str(folder.absolute())), asked)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key stands once and 1e-4 is a number, as in YAML 1.2."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise yaml.constructor.ConstructorError(problem=f"line {line}: key {key.value!r} is written twice")
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Raises ValueError with one line that names the key, what was wanted and what was got."""
+    """Raises OSError or ValueError with one line that names the key, what was wanted and what was got."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: must be a recipe, a YAML file, got {'a folder' if path.exists() else 'nothing'}"
+        )
     try:
-        values = yaml.safe_load(path.read_text("utf-8"))
+        values = yaml.load(path.read_text("utf-8"), _Loader)
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ValueError(f"{path}: must be a recipe, got YAML too deep to read") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text: {error}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{path}: must hold keys such as teacher, target, data and run, got {values!r}")
-    try:
-        recipe = Recipe.model_validate(values)
-    except ValidationError as error:
-        raise ValueError(f"{path}: " + "; ".join(_line(e) for e in error.errors()[:3])) from None
-    beside = {key: Path(os.path.normpath(path.parent / getattr(recipe, key))) for key in ("teacher", "run")}
-    return recipe.model_copy(update=beside)
-
-
-def _line(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"])
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        fields_of = {"": Recipe.model_fields, "data": Data.model_fields}
-        known = fields_of.get(".".join(map(str, error["loc"][:-1])), {})
-        return f"unknown key {where!r}; the known ones are {', '.join(known)}"
-    if error["type"] == "missing":
-        return f"{where} is missing"
-    got = "" if "got" in message or error["type"] == "value_error" else f", got {error['input']!r}"
-    return f"{where}: {' '.join(message.split())}{got}"
+        raise ValueError(f"{path}: must hold keys such as teacher, target, data and run, got {shown(values)}")
+    return checked(Recipe, values, f"{path}: ").beside(path.parent)

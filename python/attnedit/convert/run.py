@@ -9,6 +9,7 @@ run/  provenance.json recipe.yaml   corpus and teacher hashes, the resolved reci
       report.json report.md plots
 """
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,12 @@ import attnedit
 from attnedit import distill, runtime
 from attnedit.checkpoint import Checkpoint, atomic_write
 from attnedit.convert.corpus import Corpus, read_corpus
-from attnedit.convert.folder import kept, owned, same_inputs
-from attnedit.convert.plan import plan
+from attnedit.convert.folder import PROVENANCE, kept, owned, require_ours, require_same_inputs
+from attnedit.convert.plan import in_bytes, plan
 from attnedit.convert.progress import Progress
 from attnedit.convert.recipe import Recipe
 from attnedit.data import Tokenizer, require_rows
-from attnedit.distill.budget import steps_for
+from attnedit.distill.budget import edited_layers, steps_for
 from attnedit.edit import edit, student_of
 from attnedit.evaluate import evaluate
 from attnedit.evaluate.report import write_report
@@ -36,41 +37,48 @@ from attnedit.models import attnedit as own_format
 from attnedit.tensor import tensor
 
 
-def convert(recipe: Recipe, root: Path, progress: Progress | None = None) -> dict[str, Any]:
-    """Runs a recipe, or continues it; returns the report. Patterns in `data` are relative to root."""
+def convert(recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
+    """Runs a recipe, or continues it; returns the report. A finished run's report is returned at once."""
     progress = progress or Progress()
+    planned = plan(recipe)
     if recipe.memory_limit_gib is not None:
-        needed, allowed = plan(recipe).peak_memory, int(recipe.memory_limit_gib * 2**30)
+        needed, allowed = planned.peak_memory, int(recipe.memory_limit_gib * 2**30)
         if needed > allowed:
             raise MemoryError(
-                f"[convert] memory_limit_gib allows {allowed / 2**30:.3f} GiB, but about {needed / 2**30:.3f} GiB are "
-                "needed; allow more, or shorten data.sequence_length"
+                f"[convert] memory_limit_gib allows {in_bytes(allowed)}, but about {in_bytes(needed)} are needed; "
+                "allow more, or shorten data.sequence_length"
             )
         runtime.set_memory_limit(allowed)
-    progress.say(f"reading {recipe.teacher}")
-    checkpoint = Checkpoint.open(recipe.teacher)
-    teacher = load(recipe.teacher)
-    recipe = recipe.fitted(teacher.config.rope.max_position_embeddings)
-    tokenizer = Tokenizer(recipe.teacher)
-    corpus = read_corpus(recipe, tokenizer, teacher.config, root)
+    if planned.warning is not None:
+        progress.warn(planned.warning)
+    recipe = recipe.fitted(planned.source.rope.max_position_embeddings)
+    run = Path(recipe.run)
+    inputs = {"version": attnedit.__version__, "recipe": recipe.decisive()}
+    require_ours(run)
+    require_same_inputs(run, inputs)
+    if all((run / name).exists() for name in ("student/config.json", "report.json", "report.md")):
+        progress.say(f"{run} is finished; nothing was read or computed again")
+        return dict(json.loads((run / "report.json").read_text()))
+    teacher, tokenizer = load(recipe.teacher), Tokenizer(recipe.teacher)
+    corpus = read_corpus(recipe, tokenizer, teacher.config)
     for options in (recipe.layerwise, recipe.modelwise):
         require_rows(corpus.train, steps_for(options.tokens, recipe.sequence_length, options.batch_tokens).rows)
-    run = recipe.run
+    progress.say(f"{recipe.teacher}: {teacher!r}")
+    progress.say(f"{len(corpus.train):,} rows of {recipe.sequence_length} tokens, {len(corpus.heldout):,} held out")
     with owned(run):
-        inputs = {
-            "version": attnedit.__version__,
-            "recipe": {k: v for k, v in recipe.resolved().items() if k not in ("run", "teacher", "memory_limit_gib")},
-            "teacher": checkpoint.fingerprint(),
+        inputs |= {
+            "teacher": Checkpoint.open(recipe.teacher).fingerprint(),
             "tokenizer": tokenizer.fingerprint(),
             "corpus": corpus.fingerprint,
         }
-        same_inputs(run, inputs)
+        require_same_inputs(run, inputs)
+        atomic_write(run / PROVENANCE, json.dumps(inputs, indent=1))
         atomic_write(run / "recipe.yaml", yaml.safe_dump(recipe.resolved(), sort_keys=False))
         return _steps(recipe, teacher, corpus, progress)
 
 
 def _steps(recipe: Recipe, teacher: Decoder, corpus: Corpus, progress: Progress) -> dict[str, Any]:
-    run, seed = recipe.run, recipe.seed
+    run, seed = Path(recipe.run), recipe.seed
     student = _edited(recipe, teacher, corpus, progress)
 
     def measure(name: str) -> dict[str, Any]:
@@ -80,27 +88,29 @@ def _steps(recipe: Recipe, teacher: Decoder, corpus: Corpus, progress: Progress)
 
     evaluations = {"initial": measure("initial")}
     started = distill.probe_kl(student, teacher, corpus.train)
-    with progress.phase("layer-wise", corpus.train.shape[1]) as on_layer_step:
+    with progress.phase("layer-wise", edited_layers(student, teacher)) as on_layer_step:
         layers = distill.layerwise(
             student, teacher, corpus.train, recipe.layerwise, folder=_made(run / "layerwise"), seed=seed,
             on_step=on_layer_step,
         )  # fmt: skip
     evaluations["layerwise"] = measure("layerwise")
-    if not distill.probe_kl(student, teacher, corpus.train) <= started:
+    layerwise_kept = distill.probe_kl(student, teacher, corpus.train) <= started
+    if not layerwise_kept:
         progress.say("phase 1 brought the layers nearer but not the model: phase 2 starts from the initialisation")
         student = _edited(recipe, teacher, corpus, progress)
-    with progress.phase("model-wise", corpus.train.shape[1]) as on_step:
+    with progress.phase("model-wise") as on_step:
         outcome = distill.modelwise(
             student, teacher, corpus.train, recipe.modelwise, folder=_made(run / "modelwise"), seed=seed,
             on_step=lambda step, steps, losses: on_step(0, step, steps, losses["kl"]),
         )  # fmt: skip
     evaluations["modelwise"] = measure("modelwise")
     if not (run / "student").exists():
-        export(student, run / "student", source=recipe.teacher)
+        # Every trained bit is kept, so that the folder is what was measured.
+        export(student, run / "student", source=recipe.teacher, dtype="float32")
     progress.say(f"writing {run / 'report.md'}")
     return write_report(
-        run, student, teacher, evaluations, [asdict(layer) for layer in layers], asdict(outcome), corpus.heldout_bytes,
-        recipe.sequence_length,
+        run, student, teacher, evaluations, [asdict(layer) for layer in layers], layerwise_kept, asdict(outcome),
+        corpus.heldout_bytes, recipe.sequence_length,
     )  # fmt: skip
 
 
@@ -111,8 +121,8 @@ def _made(folder: Path) -> Path:
 
 def _edited(recipe: Recipe, teacher: Decoder, corpus: Corpus, progress: Progress) -> Decoder:
     """The student as initialised: computed once, then read from the folder."""
-    path = recipe.run / "edit" / "attention.safetensors"
-    config_path = recipe.run / "edit" / "config.json"
+    path = Path(recipe.run) / "edit" / "attention.safetensors"
+    config_path = path.with_name("config.json")
     if not path.exists():
         progress.say(f"editing {teacher.config.num_hidden_layers} layers")
         student = edit(teacher, recipe.target, corpus.train, recipe.seed)

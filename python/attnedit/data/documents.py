@@ -34,7 +34,7 @@ def _files(pattern: str | Path, root: Path) -> list[Path]:
     names = [asked] if (root / asked).is_file() else sorted(glob.glob(asked, root_dir=root, recursive=True))
     files = [root / name for name in names if (root / name).is_file()]
     if not files:
-        raise ValueError(f"[data] a file must match {str(pattern)!r} under {root}, got none")
+        raise ValueError(f"[data] a file must match {str(root / asked)!r}, got none")
     return files
 
 

@@ -57,6 +57,10 @@ class LayerResult:
     layer: int
     nmse_initial: float
     nmse_layerwise: float
+    learning_rate: float | None  # the highest, where a layer had something to learn
+    steps: int
+    rows: int  # a step
+    kept: bool  # False: training made it worse, so the start was put back
 
 
 def layerwise(
@@ -153,12 +157,15 @@ def _train_layer(
     for path, parameter in list(attention.named_parameters()):
         attention.set_parameter(path, trainable(parameter))
     optimizer = Optimizer(dict(attention.named_parameters()), options.optimizer)
+    count, time, _ = activations.hidden.shape
+    plan = steps_for(options.tokens, time, options.batch_tokens)
+    rate, kept = None, True
     if initial > PERFECT:
-        count, time, _ = activations.hidden.shape
-        plan = steps_for(options.tokens, time, options.batch_tokens)
-        rate = options.learning_rate
-        if rate == "auto":
-            rate = layerwise_rate(student, teacher, layer, plan.steps)
+        rate = float(
+            layerwise_rate(student, teacher, layer, plan.steps)
+            if options.learning_rate == "auto"
+            else options.learning_rate
+        )
         batches = Batches(np.arange(count)[:, None], plan.rows, seed + 1000 * (layer + 1))
 
         def losses_of(step: int) -> Losses:
@@ -172,17 +179,19 @@ def _train_layer(
             assert loss is not None
             return {"nmse": Tensor(loss)}
 
-        schedule = Schedule(float(rate), plan.steps, options.warmup, options.final)
+        schedule = Schedule(rate, plan.steps, options.warmup, options.final)
         saved = None if folder is None else Saved(folder)
         metrics = None if folder is None else Metrics(folder / "metrics.jsonl")
         start = {path: parameter.numpy().copy() for path, parameter in attention.named_parameters()}
         train(f"layer {layer}", losses_of, optimizer, schedule, saved, metrics, on_step)
-        if not nmse(block, activations) <= initial:  # a layer never ends worse than it began
+        kept = nmse(block, activations) <= initial
+        if not kept:  # a layer never ends worse than it began
             for path, values in start.items():
                 attention.set_parameter(path, tensor(values))
     for parameter in attention.parameters():
         parameter.requires_grad, parameter.grad = False, None
-    result = LayerResult(layer, initial, nmse(block, activations))
+    steps = 0 if rate is None else plan.steps
+    result = LayerResult(layer, initial, nmse(block, activations), rate, steps, plan.rows, kept)
     if result_path is not None:
         result_path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(result_path, json.dumps(asdict(result)))

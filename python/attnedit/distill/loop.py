@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -38,7 +38,7 @@ class Saved:
     """Where a loop keeps its state, and how often. A state is written beside and renamed: never half there."""
 
     folder: Path
-    every_seconds: float = float(os.environ.get("ATTNEDIT_SAVE_SECONDS", "60"))
+    every_seconds: float = field(default_factory=lambda: _save_seconds())
 
     @property
     def path(self) -> Path:
@@ -57,6 +57,14 @@ class Saved:
     def read(self, optimizer: Optimizer) -> None:
         if self.path.exists():
             optimizer.restore(load_file(self.path))
+
+
+def _save_seconds() -> float:
+    text = os.environ.get("ATTNEDIT_SAVE_SECONDS", "60")
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"ATTNEDIT_SAVE_SECONDS must be a number of seconds, got {text!r}") from None
 
 
 @dataclass
@@ -97,7 +105,8 @@ def train(
 ) -> None:
     """Runs steps optimizer.steps .. schedule.steps - 1. losses_of(step) runs forward and backward of one step.
 
-    Ctrl-C saves and is raised again. A step's losses are looked at while the next one computes.
+    Ctrl-C and SIGTERM save and are raised as KeyboardInterrupt. A step's losses are looked at while the next one
+    computes.
     """
     if saved is not None:
         saved.read(optimizer)
@@ -148,7 +157,7 @@ def train(
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C inside only sets a flag, so that a step is never cut in two. A second one interrupts at once."""
+    """Ctrl-C or SIGTERM inside only sets a flag, so that no step is cut in two. A second one interrupts at once."""
     pressed = False
 
     def press(signum: int, frame: FrameType | None) -> None:
@@ -160,11 +169,12 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield lambda: False
         return
-    before = signal.signal(signal.SIGINT, press)
+    before = {number: signal.signal(number, press) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: pressed
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def descend(losses: Losses) -> Losses:

@@ -49,6 +49,9 @@ class ModelwiseResult:
     probe_kl_before: float
     probe_kl_after: float
     kept: bool  # False: training made it worse on the probe, so the start was put back
+    learning_rate: float  # the highest
+    steps: int
+    rows: int  # a step
 
 
 def modelwise(
@@ -70,9 +73,7 @@ def modelwise(
     start = {path: parameter.numpy().copy() for path, parameter in parameters.items()}
     optimizer = Optimizer(parameters, options.optimizer, clip=options.clip, multipliers=multipliers)
     plan = steps_for(options.tokens, tokens.shape[1], options.batch_tokens)
-    rate = options.learning_rate
-    if rate == "auto":
-        rate = modelwise_rate(teacher, edited, before)
+    rate = float(modelwise_rate(teacher, edited, before) if options.learning_rate == "auto" else options.learning_rate)
     batches = Batches(tokens, plan.rows, seed)
     layers = student.config.num_hidden_layers
 
@@ -104,7 +105,7 @@ def modelwise(
                 sums[key] = total(sums.get(key), loss.array)
         return {key: Tensor(value) for key, value in sums.items() if value is not None}
 
-    schedule = Schedule(float(rate), plan.steps, options.warmup, options.final)
+    schedule = Schedule(rate, plan.steps, options.warmup, options.final)
     saved = None if folder is None else Saved(folder)
     metrics = None if folder is None else Metrics(folder / "metrics.jsonl")
     train("modelwise", losses_of, optimizer, schedule, saved, metrics, on_step)
@@ -114,7 +115,7 @@ def modelwise(
     if not after <= before:
         for path, values in start.items():
             student.set_parameter(path, tensor(values))
-    return ModelwiseResult(before, after, after <= before)
+    return ModelwiseResult(before, after, after <= before, rate, plan.steps, plan.rows)
 
 
 def probe_kl(student: Decoder, teacher: Decoder, tokens: Array) -> float:

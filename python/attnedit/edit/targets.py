@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from attnedit.checked import Even, Length, Size, checked
 from attnedit.models import DecoderConfig
 from attnedit.models.decoder import AttentionConfig
 from attnedit.nn import GateSWAConfig, GQAConfig, MLAConfig
@@ -14,32 +15,37 @@ Init = Literal["regression", "svd", "random"]
 class MLA:
     """Multi-head latent attention in DeepSeek's form: kv_lora_rank + qk_rope_head_dim cached numbers a token."""
 
-    kv_lora_rank: int
-    qk_nope_head_dim: int | None = None  # default: the source's head_dim
-    qk_rope_head_dim: int | None = None  # default: the source's head_dim, at most 64
-    v_head_dim: int | None = None  # default: the source's head_dim
+    kv_lora_rank: Size
+    qk_nope_head_dim: Size | None = None  # default: the source's head_dim
+    qk_rope_head_dim: Even | None = None  # default: the source's head_dim, at most 64
+    v_head_dim: Size | None = None  # default: the source's head_dim
     init: Init = "regression"
     layers: tuple[int, ...] | None = None  # default: all
 
     def attention(self, source: DecoderConfig) -> tuple[AttentionConfig, ...]:
         """The edited layers' attention; the others keep theirs."""
         chosen = _chosen(self.layers, source)
-        return tuple(self._edited(i, layer) if i in chosen else layer for i, layer in enumerate(source.attention))
-
-    def _edited(self, i: int, layer: AttentionConfig) -> MLAConfig:
-        gqa = _grouped(i, layer)
-        edited = MLAConfig(
-            gqa.num_attention_heads,
-            self.kv_lora_rank,
-            gqa.head_dim if self.qk_nope_head_dim is None else self.qk_nope_head_dim,
-            min(gqa.head_dim, 64) if self.qk_rope_head_dim is None else self.qk_rope_head_dim,
-            gqa.head_dim if self.v_head_dim is None else self.v_head_dim,
+        return tuple(
+            self._edited(i, layer, source.hidden_size) if i in chosen else layer
+            for i, layer in enumerate(source.attention)
         )
-        for key in ("kv_lora_rank", "qk_nope_head_dim", "v_head_dim"):
-            if getattr(edited, key) < 1:
-                raise ValueError(f"[edit] {key} must be at least 1, got {getattr(edited, key)}")
-        if edited.qk_rope_head_dim < 2 or edited.qk_rope_head_dim % 2:
-            raise ValueError(f"[edit] qk_rope_head_dim must be even and at least 2, got {edited.qk_rope_head_dim}")
+
+    def _edited(self, i: int, layer: AttentionConfig, hidden_size: int) -> MLAConfig:
+        gqa = _grouped(i, layer)
+        dims = {
+            "num_attention_heads": gqa.num_attention_heads,
+            "kv_lora_rank": self.kv_lora_rank,
+            "qk_nope_head_dim": gqa.head_dim if self.qk_nope_head_dim is None else self.qk_nope_head_dim,
+            "qk_rope_head_dim": min(gqa.head_dim, 64) if self.qk_rope_head_dim is None else self.qk_rope_head_dim,
+            "v_head_dim": gqa.head_dim if self.v_head_dim is None else self.v_head_dim,
+        }
+        edited = checked(MLAConfig, dims, f"[edit] layer {i}: ")
+        for key, most, what in (
+            ("kv_lora_rank", hidden_size, "the hidden_size"),
+            ("qk_rope_head_dim", gqa.head_dim, "the source's head_dim"),
+        ):
+            if dims[key] > most:
+                raise ValueError(f"[edit] layer {i}: {key} must be at most {what} {most}, got {dims[key]}")
         width, wanted = gqa.num_attention_heads * edited.v_head_dim, gqa.num_attention_heads * gqa.head_dim
         if width != wanted:
             raise ValueError(
@@ -59,7 +65,7 @@ class GateSWA:
     six layers and one more, those whose full attention brings the distribution nearest to the teacher's.
     """
 
-    sliding_window: int = 128
+    sliding_window: Length = 128
     full_layers: tuple[int, ...] | int | Literal["auto"] = "auto"
     gate: Literal["sigmoid", "softplus"] = "sigmoid"
     gate_per: Literal["head", "element"] = "head"

@@ -16,6 +16,19 @@ MOST_CURVE_POINTS = 32
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """Means over the predictions at positions first .. last."""
+
+    first: int
+    last: int
+    tokens: int
+    teacher_nll: float
+    student_nll: float
+    kl: float
+    top1_agreement: float
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Means over all predicted tokens of the held-out rows; curves are means by position, early to late."""
 
@@ -24,6 +37,8 @@ class Comparison:
     student_nll: float
     kl: float  # KL(teacher || student), nats per token
     top1_agreement: float
+    early: Stretch  # the first quarter of the positions: short contexts
+    late: Stretch  # the last quarter
     positions: list[int]  # the first position of each point of the curves
     teacher_nll_by_position: list[float]
     student_nll_by_position: list[float]
@@ -82,14 +97,16 @@ def evaluate(student: Decoder, teacher: Decoder, heldout: list[Array]) -> Compar
                 by_position = np.where(counted, value.reshape(labels.shape), 0).sum(0, dtype=np.float64)
                 total[: min(longest, len(by_position))] += by_position[:longest]
             seen += tokens.size
-    count, teacher_nll, student_nll, kl, agreement = sums.sum(1)
+    whole, quarter = _stretch(sums, 0, longest), max(1, longest // 4)
     curves, positions = _curves(sums)
     return Comparison(
-        tokens=int(count),
-        teacher_nll=teacher_nll / count,
-        student_nll=student_nll / count,
-        kl=kl / count,
-        top1_agreement=agreement / count,
+        tokens=whole.tokens,
+        teacher_nll=whole.teacher_nll,
+        student_nll=whole.student_nll,
+        kl=whole.kl,
+        top1_agreement=whole.top1_agreement,
+        early=_stretch(sums, 0, quarter),
+        late=_stretch(sums, longest - quarter, longest),
         positions=positions,
         teacher_nll_by_position=curves[0],
         student_nll_by_position=curves[1],
@@ -97,6 +114,11 @@ def evaluate(student: Decoder, teacher: Decoder, heldout: list[Array]) -> Compar
         teacher_tokens_per_second=seen / seconds["teacher"],
         student_tokens_per_second=seen / seconds["student"],
     )
+
+
+def _stretch(sums: Array, begin: int, end: int) -> Stretch:
+    count, *rest = map(float, sums[:, begin:end].sum(1))
+    return Stretch(begin, end - 1, int(count), *(value / count for value in rest))
 
 
 def _curves(sums: Array) -> tuple[list[list[float]], list[int]]:

@@ -1,5 +1,7 @@
 """Text generation by recomputing the whole context for every token."""
 
+import math
+
 import numpy as np
 
 from attnedit import ops
@@ -12,13 +14,15 @@ def generate(model: Decoder, prompt: Array, tokens: int, temperature: float = 0.
     """prompt int32 [T] and up to `tokens` more, until the end token. temperature 0 is greedy."""
     if len(prompt) < 1:
         raise ValueError("[generate] the prompt must have at least one token, got none")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"[generate] temperature must be at least 0 and finite, got {temperature}")
+    if tokens < 1 or seed < 0:
+        raise ValueError(f"[generate] tokens must be at least 1 and seed at least 0, got {tokens} and {seed}")
     longest = model.config.rope.max_position_embeddings
     if len(prompt) + tokens > longest:
         raise ValueError(
             f"[generate] prompt and new tokens must fit max_position_embeddings {longest}, got {len(prompt)} + {tokens}"
         )
-    if temperature < 0:
-        raise ValueError(f"[generate] temperature must be at least 0, got {temperature}")
     ends = model.config.eos_token_id
     stop = set(ends) if isinstance(ends, list) else {ends}
     rng = np.random.default_rng(seed)

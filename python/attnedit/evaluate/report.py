@@ -11,6 +11,7 @@ from attnedit.checkpoint import atomic_write
 from attnedit.evaluate.cache import cache_size
 from attnedit.evaluate.plots import write_plots
 from attnedit.models import Decoder
+from attnedit.nn import GateSWAConfig
 
 PHASES = ("initial", "layerwise", "modelwise")
 
@@ -21,11 +22,13 @@ def write_report(
     teacher: Decoder,
     evaluations: Mapping[str, Mapping[str, Any]],
     layers: Sequence[Mapping[str, Any]],
+    layerwise_kept: bool,
     modelwise: Mapping[str, Any],
     heldout_bytes: int,
     context: int,
 ) -> dict[str, Any]:
-    """evaluations: a Comparison after each phase; layers: what phase 1 did. Writes into run, returns report.json."""
+    """evaluations: a Comparison after each phase; layers, modelwise: what the phases did; layerwise_kept: whether phase
+    2 started from what phase 1 did; context: tokens in a row. Writes into run, returns report.json."""
     last = evaluations["modelwise"]
     bits = last["tokens"] / math.log(2) / max(heldout_bytes, 1)  # nats per token -> bits per byte of the same text
 
@@ -33,6 +36,7 @@ def write_report(
         return {phase: evaluations[phase][key] for phase in PHASES}
 
     caches = {name: asdict(cache_size(m.config, context)) for name, m in (("teacher", teacher), ("student", student))}
+    gated = any(isinstance(layer, GateSWAConfig) for layer in student.config.attention)
     report = {
         "teacher": {
             "nll": last["teacher_nll"],
@@ -50,8 +54,15 @@ def write_report(
         "top1_agreement": by_phase("top1_agreement"),
         "kv_bytes_per_token": {name: cache["bytes_per_token"] for name, cache in caches.items()},
         "kv_cache": caches,
-        "tokens": last["tokens"],
+        "tokens": {
+            "layerwise": max((layer["steps"] * layer["rows"] for layer in layers), default=0) * context,  # a layer
+            "modelwise": modelwise["steps"] * modelwise["rows"] * context,
+            "heldout_predictions": last["tokens"],
+        },
+        "context": {"early": last["early"], "late": last["late"]},
+        "full_layers": student.config.full_layers if gated else None,
         "layers": list(layers),
+        "layerwise_kept": layerwise_kept,
         "modelwise": dict(modelwise),
         "curves": {key: last[key] for key in last if key.endswith("_by_position") or key == "positions"},
     }
@@ -88,8 +99,8 @@ def markdown(name: str, report: Mapping[str, Any], plots: Sequence[str]) -> str:
     lines = [
         f"# {name}",
         "",
-        f"Held-out text: {report['tokens']:,} predicted tokens. KV cache {-100 * saved(report):+.1f} % "
-        f"at {context:,} tokens.",
+        f"Held-out text: {report['tokens']['heldout_predictions']:,} predicted tokens. "
+        f"KV cache {-100 * saved(report):+.1f} % at {context:,} tokens.",
         "",
         "| | teacher | as initialised | after phase 1 (layer-wise) | after phase 2 (model-wise) |",
         "|---|---|---|---|---|",
@@ -111,6 +122,7 @@ def markdown(name: str, report: Mapping[str, Any], plots: Sequence[str]) -> str:
     ):
         pair = (form.format(report[name][key]) for name in ("teacher", "student"))
         lines.append(f"| {title} | " + " | ".join(pair) + " |")
+    lines += ["", *_context(report), "", *_training(report, context)]
     lines += [
         "",
         "## Layers",
@@ -118,16 +130,56 @@ def markdown(name: str, report: Mapping[str, Any], plots: Sequence[str]) -> str:
         "Teacher-forced error of the attention output over its energy; 1 is a zero output.",
         "",
     ]
-    lines += ["| layer | as initialised | after phase 1 |", "|---|---|---|"]
+    lines += ["| layer | as initialised | after phase 1 | learning rate | |", "|---|---|---|---|---|"]
     for layer in report["layers"]:
-        lines.append(f"| {layer['layer']} | {layer['nmse_initial']:.4f} | {layer['nmse_layerwise']:.4f} |")
+        rate = "" if layer["learning_rate"] is None else f"{layer['learning_rate']:.2e}"
+        lines.append(
+            f"| {layer['layer']} | {layer['nmse_initial']:.4f} | {layer['nmse_layerwise']:.4f} | {rate} "
+            f"| {'' if layer['kept'] else 'taken back'} |"
+        )
     worst = sorted(report["layers"], key=lambda layer: -layer["nmse_layerwise"])[:3]
     if worst:
         lines += ["", "Fit worst: " + ", ".join(f"layer {w['layer']} ({w['nmse_layerwise']:.4f})" for w in worst) + "."]
-    if not report["modelwise"]["kept"]:
-        lines += ["", "Phase 2 made KL on training rows worse and was taken back: try more tokens or a lower rate."]
     lines += [""] + [f"![{plot}]({plot})" for plot in plots] + [""]
     return "\n".join(lines)
+
+
+def _context(report: Mapping[str, Any]) -> list[str]:
+    """Short contexts beside long ones, where a window or a narrow latent would show."""
+    lines = ["| after phase 2 | teacher NLL | student NLL | KL | top-1 agreement |", "|---|---|---|---|---|"]
+    for name, stretch in report["context"].items():
+        lines.append(
+            f"| {name}: positions {stretch['first']} to {stretch['last']} | {stretch['teacher_nll']:.4f} "
+            f"| {stretch['student_nll']:.4f} | {stretch['kl']:.4f} | {stretch['top1_agreement']:.3f} |"
+        )
+    return lines
+
+
+def _training(report: Mapping[str, Any], context: int) -> list[str]:
+    """What was spent, and what was taken back."""
+    layers, second, tokens = report["layers"], report["modelwise"], report["tokens"]
+    lines = ["## Training", ""]
+    trained = [layer for layer in layers if layer["steps"]]
+    if trained:
+        first = trained[0]
+        lines.append(
+            f"- Phase 1: {first['steps']:,} steps a layer of {first['rows']} x {context} tokens "
+            f"({tokens['layerwise']:,}), {len(trained)} of {len(layers)} edited layers had something to learn."
+        )
+    lines.append(
+        f"- Phase 2: {second['steps']:,} steps of {second['rows']} x {context} tokens ({tokens['modelwise']:,}), "
+        f"learning rate {second['learning_rate']:.2e}."
+    )
+    if report["full_layers"] is not None:
+        lines.append(f"- Layers with full attention: {', '.join(map(str, report['full_layers'])) or 'none'}.")
+    back = [str(layer["layer"]) for layer in layers if not layer["kept"]]
+    if back:
+        lines.append(f"- Phase 1 made the error of layer {', '.join(back)} worse and was taken back there.")
+    if not report["layerwise_kept"]:
+        lines.append("- Phase 1 made KL on training rows worse and was taken back: phase 2 began as initialised.")
+    if not second["kept"]:
+        lines.append("- Phase 2 made KL on training rows worse and was taken back: try more tokens or a lower rate.")
+    return lines
 
 
 def table(reports: Mapping[str, Mapping[str, Any]]) -> str:

@@ -19,6 +19,9 @@ CARRIED = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"
            "added_tokens.json", "chat_template.jinja", "generation_config.json")  # fmt: skip
 
 
+DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+
+
 def known_formats() -> list[str]:
     return sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in ("__init__", "export"))
 
@@ -28,23 +31,26 @@ def export(
     folder: str | Path,
     format: str = "attnedit",
     source: str | Path | None = None,
-    dtype: Literal["float32", "bfloat16"] = "float32",
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
 ) -> Path:
     """Writes model into a new folder, reads it again and compares; only then is it under its name.
 
-    source: the teacher's folder, whose tokenizer files are copied along. Raises ValueError where the format cannot hold
+    source: the teacher's folder, whose tokenizer files are copied along. dtype: what wider weights are rounded to; by
+    default what the teacher's are stored in. Raises ValueError where the format cannot hold
     the model exactly, saying why and which formats can.
     """
+    dtype = dtype or model.config.dtype
+    if dtype not in DTYPES:
+        raise ValueError(f"[export] dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     writer = _format(format)
     reason = writer.refuse(model.config)
     if reason is not None:
         able = [name for name in known_formats() if _format(name).refuse(model.config) is None]
         raise ValueError(f"[export] {format} cannot hold this model: {reason}; {', '.join(able)} can")
-    kind = np.dtype(np.float32) if dtype == "float32" else np.dtype(ml_dtypes.bfloat16)
     raw = writer.raw_config(model.config) | {"dtype": dtype, "torch_dtype": dtype}
     # A tensor that is stored in less than `dtype` already keeps its bits.
     tensors: dict[str, Array] = {
-        writer.tensor_name(path): p.numpy() if p.nbytes // max(p.size, 1) == 2 else p.numpy().astype(kind)
+        writer.tensor_name(path): p.numpy() if p.nbytes // max(p.size, 1) == 2 else p.numpy().astype(DTYPES[dtype])
         for path, p in model.named_parameters()
     }
     files = [Path(source) / name for name in CARRIED if (Path(source) / name).exists()] if source is not None else []
@@ -61,7 +67,7 @@ def _format(name: str) -> ModuleType:
 
 
 def _compare(model: Decoder, again: Decoder, exact: bool) -> None:
-    """The re-read model gives the same logits; in bfloat16, logits near enough to be a rounding of these."""
+    """The re-read model gives the same logits; in 16 bits, logits near enough to be a rounding of these."""
     count = min(64, model.config.rope.max_position_embeddings)
     tokens = (np.arange(count, dtype=np.int64) * 7919 % model.config.vocab_size).astype(np.int32)[None]
     with no_grad():

@@ -1,10 +1,11 @@
 """model_type attnedit: an edited model in our own folder, every layer's attention written out in config.json."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from attnedit.models.decoder import AttentionConfig, DecoderConfig
-from attnedit.models.llama import rope_parameters, tensor_name
+from attnedit.models.keys import SharedKeys, read_keys
+from attnedit.models.llama import tensor_name
 from attnedit.nn import GateSWAConfig, GQAConfig, MLAConfig
 
 __all__ = ["decoder_config", "raw_config", "tensor_name"]
@@ -29,18 +30,24 @@ def raw_config(config: DecoderConfig) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, kw_only=True)
+class EditedKeys(SharedKeys):
+    source_model_type: str
+    attention: list[dict[str, Any]]
+
+
 def decoder_config(raw: dict[str, Any]) -> DecoderConfig:
     """config.json -> DecoderConfig."""
+    keys = read_keys(EditedKeys, raw)
+    if len(keys.attention) != keys.num_hidden_layers:
+        raise ValueError(
+            f"[config.json] attention must have num_hidden_layers {keys.num_hidden_layers} entries, "
+            f"got {len(keys.attention)}"
+        )
     layers: list[AttentionConfig] = []
-    for i, written in enumerate(raw["attention"]):
-        layer = dict(written)
-        kind = layer.pop("type", None)
-        if kind not in KINDS:
+    for i, written in enumerate(keys.attention):
+        kind = written.pop("type", None)
+        if kind not in list(KINDS):
             raise ValueError(f"[config.json] attention[{i}].type must be one of {', '.join(KINDS)}, got {kind!r}")
-        try:
-            layers.append(KINDS[kind](**layer))
-        except TypeError as error:
-            raise ValueError(f"[config.json] attention[{i}]: {error}") from None
-    plain = {f.name: raw[f.name] for f in fields(DecoderConfig) if f.name in raw and f.name != "attention"}
-    plain["model_type"] = raw["source_model_type"]
-    return DecoderConfig(**plain, rope=rope_parameters(raw), attention=tuple(layers))
+        layers.append(read_keys(KINDS[kind], written, f"attention[{i}]: ", "forbid"))
+    return keys.decoder_config(keys.source_model_type, tuple(layers))

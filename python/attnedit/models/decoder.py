@@ -1,7 +1,7 @@
 """Decoder: the pre-norm transformer that all families share; what differs between layers is their attention."""
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Literal, TypeAlias
 
 from attnedit import ops
 from attnedit.autograd import recompute
@@ -42,10 +42,16 @@ class DecoderConfig:
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # that the weights are stored in
 
     @property
     def num_hidden_layers(self) -> int:
         return len(self.attention)
+
+    @property
+    def full_layers(self) -> list[int]:
+        """Those whose cache grows with the context."""
+        return [i for i, layer in enumerate(self.attention) if getattr(layer, "sliding_window", None) is None]
 
     def kv_numbers(self, length: int) -> int:
         """Numbers in the key-value cache of all layers after `length` tokens."""
@@ -121,16 +127,3 @@ class Decoder(Module):
             kinds[kind] = kinds.get(kind, 0) + 1
         layers = " + ".join(f"{n} {kind}" for kind, n in kinds.items())
         return f"Decoder({self.config.model_type}, {self.num_parameters():,} parameters, layers: {layers})"
-
-
-def config_summary(config: DecoderConfig) -> dict[str, Any]:
-    """What people want to know of a model before its weights."""
-    first = config.attention[0]
-    return {
-        "model_type": config.model_type,
-        "layers": config.num_hidden_layers,
-        "hidden_size": config.hidden_size,
-        "heads": first.num_attention_heads,
-        "vocab_size": config.vocab_size,
-        "kv_numbers_per_token": config.kv_numbers(1),
-    }

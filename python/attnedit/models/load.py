@@ -1,18 +1,22 @@
 """A Hugging Face folder -> Decoder: memory-mapped, nothing copied but the norms."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from attnedit.checked import shown
 from attnedit.checkpoint import Checkpoint
 from attnedit.models.decoder import Decoder
 from attnedit.tensor import Array, borrow, tensor
 
-_NOT_A_FAMILY = {"__init__", "decoder", "load"}
+# What some folders store besides weights: computed again here, or by tied heads the embedding itself.
+BUFFERS = (".rotary_emb.inv_freq", "lm_head.weight")
+_NOT_A_FAMILY = {"__init__", "decoder", "keys", "load"}
 
 
 def known_model_types() -> list[str]:
@@ -24,7 +28,7 @@ def family_of(raw: dict[str, Any]) -> ModuleType:
     model_type = raw.get("model_type")
     if model_type not in known_model_types():
         raise ValueError(
-            f"[config.json] model_type must be one of {', '.join(known_model_types())}, got {model_type!r}"
+            f"[config.json] model_type must be one of {', '.join(known_model_types())}, got {shown(model_type)}"
         )
     return importlib.import_module(f"attnedit.models.{model_type}")
 
@@ -38,11 +42,21 @@ def load(folder: str | Path) -> Decoder:
     family = family_of(checkpoint.config)
     decoder = Decoder(family.decoder_config(checkpoint.config))
     set_parameters(decoder, checkpoint.tensors, family.tensor_name)
+    stored: Any = decoder.embed_tokens.weight.dtype.name
+    decoder.config = replace(decoder.config, dtype=stored)
     return decoder
 
 
-def set_parameters(decoder: Decoder, tensors: Mapping[str, Array], tensor_name: Any) -> None:
-    """Points every parameter at its array; all must be there, of the right shape, finite."""
+def set_parameters(decoder: Decoder, tensors: Mapping[str, Array], tensor_name: Callable[[str], str]) -> None:
+    """Points every parameter at its array; all must be there, of the right shape, finite, and no others."""
+    surplus = set(tensors) - {tensor_name(path) for path, _ in decoder.named_parameters()}
+    surplus = {name for name in surplus if not name.endswith(BUFFERS)}
+    if surplus:
+        first, more = min(surplus), f" and {len(surplus) - 1} more" if len(surplus) > 1 else ""
+        raise ValueError(
+            f"[load] every tensor must have its place in the model, tensor {first}{more} has none; "
+            f"config.json says num_hidden_layers {decoder.config.num_hidden_layers}"
+        )
     for path, parameter in list(decoder.named_parameters()):
         name = tensor_name(path)
         if name not in tensors:

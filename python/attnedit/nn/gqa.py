@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from attnedit import ops
+from attnedit.checked import Epsilon, Even, Length, Size
 from attnedit.nn.linear import Linear
 from attnedit.nn.module import Module
 from attnedit.nn.rms_norm import RMSNorm
@@ -12,14 +13,21 @@ from attnedit.tensor import Tensor
 
 @dataclass(frozen=True)
 class GQAConfig:
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
+    num_attention_heads: Size
+    num_key_value_heads: Size
+    head_dim: Even
     qk_norm: bool = False  # an RMSNorm over every head of queries and keys, before the rotation (Qwen3)
     qkv_bias: bool = False  # Qwen2
     o_bias: bool = False
-    norm_eps: float = 1e-6
-    sliding_window: int | None = None  # None: every earlier key
+    norm_eps: Epsilon = 1e-6
+    sliding_window: Length | None = None  # None: every earlier key
+
+    def __post_init__(self) -> None:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_key_value_heads must divide num_attention_heads {self.num_attention_heads}, "
+                f"got {self.num_key_value_heads}"
+            )
 
     def cached_numbers(self, length: int) -> int:
         """Numbers in the cache after `length` tokens."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from attnedit import ops
+from attnedit.checked import Even, Size
 from attnedit.nn.linear import Linear
 from attnedit.nn.module import Module
 from attnedit.nn.rms_norm import RMSNorm
@@ -14,11 +15,11 @@ LATENT_NORM_EPS = 1e-6  # hard-coded in the stock classes, whatever the model's 
 
 @dataclass(frozen=True)
 class MLAConfig:
-    num_attention_heads: int
-    kv_lora_rank: int
-    qk_nope_head_dim: int
-    qk_rope_head_dim: int
-    v_head_dim: int
+    num_attention_heads: Size
+    kv_lora_rank: Size
+    qk_nope_head_dim: Size
+    qk_rope_head_dim: Even
+    v_head_dim: Size
 
     def cached_numbers(self, length: int) -> int:
         """Numbers in the cache after `length` tokens: the latent and the one rotary key."""

@@ -104,10 +104,10 @@ TWICE = b'{"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"w":{"dtype":"U8"
         ({"w": entry(0, 8)}, b"1234", "is truncated: tensor 'w' ends at byte"),
         ({"w": entry(0, 4)}, b"12345", "has 1 bytes behind 'w' that belong to no tensor"),
         ({}, b"1", "has 1 bytes behind the header that belong to no tensor"),
-        ({"w": entry(4, 8)}, b"12345678", "tensor 'w' leaves a gap behind the header: it begins at byte 4, not 0"),
+        ({"w": entry(4, 8)}, b"12345678", "as of a deleted tensor, behind the header: it begins at byte 4, not 0"),
         ({"v": entry(0, 8), "w": entry(4, 12)}, b"123456789abc", "tensor 'w' overlaps 'v': it begins at byte 4, not 8"),
         ({"v": entry(0, 4), "w": entry(0, 4)}, b"1234", "tensor 'w' overlaps 'v'"),
-        ({"v": entry(0, 4), "w": entry(8, 12)}, b"123456789abc", "tensor 'w' leaves a gap behind 'v'"),
+        ({"v": entry(0, 4), "w": entry(8, 12)}, b"123456789abc", "a gap, as of a deleted tensor, behind 'v'"),
     ],
 )  # fmt: skip
 def test_a_malformed_file_is_refused_in_one_line(tmp_path: Path, header: object, data: bytes, message: str) -> None:

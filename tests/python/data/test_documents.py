@@ -43,7 +43,7 @@ def test_a_pattern_without_a_file_is_named(tmp_path: Path) -> None:
     for pattern in ("nothing*.txt", "folder", "fold*"):
         with pytest.raises(ValueError) as error:
             read_documents([pattern], None, tmp_path)
-        assert repr(pattern) in str(error.value)
+        assert repr(str(tmp_path / pattern)) in str(error.value)
 
 
 def test_bytes_that_are_no_text_are_located(tmp_path: Path) -> None:

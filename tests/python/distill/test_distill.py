@@ -93,6 +93,22 @@ def test_a_phase_that_makes_it_worse_is_taken_back(teacher: Decoder, rows: np.nd
     assert_same(bits(student), before)
 
 
+def test_a_layer_that_gets_worse_is_taken_back_and_says_so(teacher: Decoder, rows: np.ndarray) -> None:
+    student = student_of(teacher, rows, "regression")
+    before = bits(student)
+    options = distill.LayerwiseOptions(tokens=32 * 12, batch_tokens=32, learning_rate=10.0)
+    for result in distill.layerwise(student, teacher, rows, options):
+        assert (result.kept, result.learning_rate, result.steps, result.rows) == (False, 10.0, 12, 1)
+        assert result.nmse_layerwise == result.nmse_initial
+    assert_same(bits(student), before)
+
+
+def test_a_wrong_number_in_the_environment_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTNEDIT_SAVE_SECONDS", "often")
+    with pytest.raises(ValueError, match="ATTNEDIT_SAVE_SECONDS must be a number of seconds, got 'often'"):
+        Saved(tmp_path)
+
+
 def test_a_nan_stops_with_the_step_and_the_last_good_state(teacher: Decoder, rows: np.ndarray, tmp_path: Path) -> None:
     student = student_of(teacher, rows)
     with pytest.raises(

@@ -16,9 +16,8 @@ import attnedit as ae
 from attnedit.autograd import backward
 from attnedit.checkpoint import save_checkpoint
 from attnedit.distill.optimizer import trainable
-from attnedit.models import Decoder, DecoderConfig
-from attnedit.models.llama import rope_parameters, tensor_name
-from attnedit.nn import MLAConfig
+from attnedit.models import Decoder
+from attnedit.models.llama import tensor_name
 from attnedit.tensor import Tensor
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -42,24 +41,8 @@ def golden(request: pytest.FixtureRequest) -> Golden:
     return Golden(raw, load_file(path))
 
 
-def latent_decoder(raw: dict[str, Any], weights: Mapping[str, np.ndarray]) -> Decoder:
-    """A dense deepseek_v3 folder is not a source, so its decoder is built by hand."""
-    layer = MLAConfig(
-        *(raw[key] for key in ("num_attention_heads", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim")),
-        v_head_dim=raw["v_head_dim"],
-    )
-    keys = ("model_type", "vocab_size", "hidden_size", "intermediate_size", "rms_norm_eps", "tie_word_embeddings")
-    layers = (layer,) * raw["num_hidden_layers"]
-    model = Decoder(DecoderConfig(**{k: raw[k] for k in keys}, rope=rope_parameters(raw), attention=layers))
-    for path, _ in list(model.named_parameters()):
-        model.set_parameter(path, ae.tensor(weights[tensor_name(path)].astype(np.float32)))
-    return model
-
-
 def decoder_of(golden: Golden, folder: Path, dtype: type) -> Decoder:
     weights = golden.part("weight/")
-    if golden.raw["model_type"] == "deepseek_v3":
-        return latent_decoder(golden.raw, weights)
     save_checkpoint(folder, golden.raw, {name: array.astype(dtype) for name, array in weights.items()})
     return ae.load(folder)
 

@@ -1,0 +1,33 @@
+"""What plan tells before anything is computed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import write_recipe
+
+from attnedit.convert import read_recipe
+from attnedit.convert.plan import in_bytes, plan
+
+
+@pytest.mark.parametrize(
+    ("target", "warning"),
+    [
+        ({"attention": "mla", "kv_lora_rank": 12, "qk_rope_head_dim": 8}, None),
+        ({"attention": "mla", "kv_lora_rank": 24, "qk_rope_head_dim": 8}, "lower kv_lora_rank or qk_rope_head_dim"),
+        ({"attention": "gate_swa", "sliding_window": 8}, None),
+        ({"attention": "gate_swa", "sliding_window": 64}, "lower sliding_window or full_layers"),
+    ],
+)
+def test_a_cache_that_does_not_shrink_is_told(tmp_path: Path, target: dict[str, Any], warning: str | None) -> None:
+    planned = plan(read_recipe(write_recipe(tmp_path, target=target)))
+    if warning is None:
+        assert planned.warning is None
+    else:
+        assert planned.warning is not None and planned.warning in planned.text(64)
+        assert "would not shrink: 4,096 numbers at 64 tokens, the teacher's has 4,096" in planned.warning
+        assert planned.warning.endswith(warning)
+
+
+def test_sizes_are_told_in_their_unit() -> None:
+    assert [in_bytes(n) for n in (512, 3 << 20, 5 << 30)] == ["0.50 KiB", "3.00 MiB", "5.00 GiB"]

@@ -1,0 +1,39 @@
+"""Progress on a terminal and off it."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from attnedit.convert import progress as module
+from attnedit.convert.progress import Progress
+
+
+def test_lines_off_a_terminal_tell_rate_and_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter(range(100))
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(seconds))
+    monkeypatch.setattr(module, "LINE_EVERY_SECONDS", 2.0)
+    with Progress().phase("layer-wise", [3, 5]) as on_step:
+        for layer in (3, 5):
+            for step in range(1, 5):
+                on_step(layer, step, 4, 0.5)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "layer-wise layer 3: step 2/4, loss 0.5000, 1.0 steps/s, 6 s left"
+    assert lines[-1] == "layer-wise layer 5: step 4/4, loss 0.5000, 1.0 steps/s, 0 s left"
+
+
+def test_a_bar_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    progress = Progress()
+    progress.console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with progress.phase("model-wise") as on_step:
+        on_step(0, 1, 4, 0.25)
+    assert "loss 0.2500" in progress.console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_warnings_are_told_quietly_too(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(quiet=True)
+    progress.say("progress")
+    progress.warn("no use")
+    assert capsys.readouterr().err == "warning: no use\n"

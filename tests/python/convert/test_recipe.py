@@ -1,0 +1,95 @@
+"""Recipes as people write them, well and badly."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from attnedit.convert import Recipe, read_recipe
+from attnedit.edit import MLA, GateSWA
+
+GOOD: dict[str, Any] = {
+    "teacher": "teacher", "target": {"attention": "mla", "kv_lora_rank": 12},
+    "data": {"train": ["*.txt"]}, "run": "run",
+}  # fmt: skip
+
+
+def read(folder: Path, text: str) -> Recipe:
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return read_recipe(path)
+
+
+def refused(folder: Path, text: str) -> str:
+    with pytest.raises((ValueError, OSError)) as caught:
+        read(folder, text)
+    assert "\n" not in str(caught.value) and "pydantic" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"run": ""}, "run must be some text without NUL, got ''"),
+        ({"run": "a\0b"}, r"run must be some text without NUL, got 'a\x00b'"),
+        ({"teacher": 3}, "teacher must be text, got 3"),
+        ({"seed": "1"}, "seed must be a whole number, got '1'"),
+        ({"seed": True}, "seed must be a whole number, got True"),
+        ({"memory_limit_gib": "8"}, "memory_limit_gib must be a number, got '8'"),
+        ({"data": {"train": "a.txt"}}, "data.train must be a list, got 'a.txt'"),
+        ({"data": {"train": []}}, "data.train must be at least 1 long, got []"),
+        ({"data": {"train": ["a"], "separator": ""}}, "data.separator must be some text, got ''"),
+        (
+            {"data": {"train": ["a"], "sequence_lenght": 8}},
+            "unknown key 'data.sequence_lenght'; the known ones are train",
+        ),
+        ({"modelwise": {"learning_rate": "fast"}}, "modelwise.learning_rate must be a number or 'auto', got 'fast'"),
+        ({"modelwise": {"recompute": 1}}, "modelwise.recompute must be true or false, got 1"),
+        ({"modelwise": {"train": "some"}}, "modelwise.train must be 'attention', 'attention+norms' or 'all'"),
+        ({"layerwise": {"tokens": 1e6}}, "layerwise.tokens must be a whole number, got 1000000.0"),
+        ({"layerwise": None}, "layerwise must be a mapping of keys, got None"),
+        ({"target": {"attention": "mla", "kv_lora_rank": "8"}}, "kv_lora_rank must be a whole number, got '8'"),
+        ({"target": {"attention": "mla", "kv_lora_rank": 10**12}}, "kv_lora_rank must be at most 1048576"),
+        ({"target": {"attention": ["mla"]}}, "target: attention must be one of mla, gate_swa, got ['mla']"),
+        ({"target": "mla"}, "target: attention must be one of mla, gate_swa, got 'mla'"),
+    ],
+)
+def test_a_wrong_value_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    assert message in refused(tmp_path, yaml.safe_dump(GOOD | changes))
+
+
+def test_what_is_no_recipe_is_refused(tmp_path: Path) -> None:
+    good = yaml.safe_dump(GOOD)
+    assert "line 2: key 'seed' is written twice" in refused(tmp_path, "seed: 0\nseed: 1\n" + good)
+    assert "key 'train' is written twice" in refused(tmp_path, good + "layerwise: {train: 1, train: 2}")
+    assert "too deep" in refused(tmp_path, "a: " + "[" * 5000)
+    assert "must hold keys such as teacher" in refused(tmp_path, "- 1")
+    for path, got in ((tmp_path, "a folder"), (tmp_path / "no.yaml", "nothing")):
+        with pytest.raises(OSError, match=f"must be a recipe, a YAML file, got {got}"):
+            read_recipe(path)
+
+
+def test_numbers_as_people_write_them(tmp_path: Path) -> None:
+    recipe = read(tmp_path, yaml.safe_dump(GOOD) + "modelwise: {learning_rate: 1e-4, tokens: 1_000_000}")
+    assert recipe.modelwise.learning_rate == 1e-4 and recipe.modelwise.tokens == 1_000_000
+
+
+@pytest.mark.parametrize(
+    "target", [{"attention": "mla", "kv_lora_rank": 8, "layers": [0, 2]}, {"attention": "gate_swa", "full_layers": [1]}]
+)
+def test_a_resolved_recipe_is_the_same_recipe_elsewhere(tmp_path: Path, target: dict[str, Any]) -> None:
+    recipe = read(tmp_path, yaml.safe_dump(GOOD | {"target": target}))
+    assert isinstance(recipe.target, MLA | GateSWA)
+    (tmp_path / "elsewhere").mkdir()
+    assert read(tmp_path / "elsewhere", yaml.safe_dump(recipe.resolved())) == recipe
+    assert recipe.run == str(tmp_path / "run") and recipe.data.train == [str(tmp_path / "*.txt")]
+
+
+def test_brackets_in_a_folders_name_are_no_pattern(tmp_path: Path) -> None:
+    folder = tmp_path / "a[b]"
+    folder.mkdir()
+    (folder / "[1].txt").write_text("x")
+    train = {"train": ["[1].txt", "*.txt"]}
+    recipe = read(folder, yaml.safe_dump(GOOD | {"data": train}))
+    assert recipe.data.train == [str(folder / "[1].txt"), str(tmp_path / "a[[]b]" / "*.txt")]

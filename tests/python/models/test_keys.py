@@ -1,0 +1,114 @@
+"""config.json is checked before anything is built from it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tiny import random_decoder, tiny_config, words, write_teacher
+
+import attnedit as ae
+from attnedit.models.load import family_of
+
+GOOD = {
+    "model_type": "qwen3", "vocab_size": 37, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+}  # fmt: skip
+EDITED = {
+    "model_type": "attnedit", "source_model_type": "qwen3", "vocab_size": 37, "hidden_size": 24,
+    "intermediate_size": 40, "num_hidden_layers": 1, "num_attention_heads": 4,
+    "attention": [{"type": "gqa", "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}],
+}  # fmt: skip
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 1.0,
+          "original_max_position_embeddings": 16}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (GOOD | {"hidden_size": -1}, "hidden_size must be at least 1, got -1"),
+        (GOOD | {"hidden_size": 10**12}, "hidden_size must be at most 1048576, got 1000000000000"),
+        (GOOD | {"hidden_size": "24"}, "hidden_size must be a whole number, got '24'"),
+        (GOOD | {"vocab_size": True}, "vocab_size must be a whole number, got True"),
+        (GOOD | {"num_hidden_layers": 2.5}, "num_hidden_layers must be a whole number, got 2.5"),
+        (GOOD | {"num_attention_heads": 0}, "num_attention_heads must be at least 1, got 0"),
+        (GOOD | {"num_key_value_heads": 3}, "num_key_value_heads must divide num_attention_heads 4, got 3"),
+        (GOOD | {"head_dim": 7}, "head_dim must be a multiple of 2, got 7"),
+        (GOOD | {"rms_norm_eps": -1e-6}, "rms_norm_eps must be at least 0, got -1e-06"),
+        (GOOD | {"rope_theta": "x"}, "rope_theta must be a number, got 'x'"),
+        (GOOD | {"rope_theta": -1e4}, "rope_theta must be greater than 1, got -10000.0"),
+        (GOOD | {"rope_theta": float("nan")}, "rope_theta must be a finite number, got nan"),
+        (GOOD | {"tie_word_embeddings": "no"}, "tie_word_embeddings must be true or false, got 'no'"),
+        (GOOD | {"hidden_act": "gelu"}, "hidden_act must be 'silu', got 'gelu'"),
+        (GOOD | {"rope_scaling": 3}, "rope_scaling must be a mapping of keys, got 3"),
+        (GOOD | {"rope_scaling": {"rope_type": "linear"}}, "factor is missing"),
+        (GOOD | {"rope_scaling": {"rope_type": "linear", "factor": 0}}, "factor must be greater than 0, got 0"),
+        (GOOD | {"rope_scaling": {"rope_type": ["x"]}}, "rope_type must be one of default, linear, llama3, yarn"),
+        (GOOD | {"rope_scaling": LLAMA3}, "high_freq_factor must be greater than low_freq_factor 4.0, got 1.0"),
+        ({k: v for k, v in GOOD.items() if k != "vocab_size"}, "vocab_size is missing"),
+        (GOOD | {"model_type": {}}, "model_type must be one of attnedit, deepseek_v3, llama, qwen2, qwen3, got {}"),
+        ({k: v for k, v in EDITED.items() if k != "attention"}, "attention is missing"),
+        (EDITED | {"num_hidden_layers": 2}, "attention must have num_hidden_layers 2 entries, got 1"),
+        (EDITED | {"attention": [{"type": "mla"}]}, r"attention[0]: num_attention_heads is missing"),
+        (
+            EDITED | {"attention": [EDITED["attention"][0] | {"gate": "x"}]},  # type: ignore[index]
+            r"attention[0]: unknown key 'gate'; the known ones are num_attention_heads",
+        ),
+    ],
+)
+def test_a_bad_config_is_refused_by_its_key(raw: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        family_of(raw).decoder_config(raw)
+    assert str(caught.value).startswith("[config.json] ") and message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_null_is_absent_and_other_keys_are_none_of_ours() -> None:
+    raw = GOOD | {"rope_scaling": None, "sliding_window": None, "head_dim": None, "_name_or_path": 3}
+    config = family_of(raw).decoder_config(raw)
+    assert config.rope.rope_theta == 10_000 and config.attention[0].head_dim == 128
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_teacher(tmp_path / "teacher", words(20, 0))
+
+
+def test_tensors_that_nothing_reads_are_refused(folder: Path) -> None:
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 1}))
+    message = r"tensor model.layers.1.input_layernorm.weight and 10 more has none; .* num_hidden_layers 1"
+    with pytest.raises(ValueError, match=message):
+        ae.load(folder)
+
+
+def test_buffers_and_a_tied_head_are_not_surplus(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    assert ae.load(folder).config.num_hidden_layers == 2
+
+
+def test_a_shard_holds_nothing_that_the_index_leaves_out(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "shard.safetensors")
+    names = set(load_file(folder / "shard.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(names - {"model.norm.weight"}, "shard.safetensors")}))
+    assert ae.load(folder).config.num_hidden_layers == 2  # found where it is
+    save_file(load_file(folder / "shard.safetensors") | {"extra": np.ones(1)}, folder / "shard.safetensors")
+    with pytest.raises(ValueError, match="tensor extra has none"):
+        ae.load(folder)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_an_export_has_the_teachers_dtype(tmp_path: Path, dtype: Any) -> None:
+    first = ae.export(random_decoder(tiny_config()), tmp_path / "first", dtype=dtype)
+    rows = np.random.default_rng(0).integers(0, 37, (4, 16)).astype(np.int32)
+    student = ae.edit(ae.load(first), ae.MLA(kv_lora_rank=12), rows)
+    stored = load_file(ae.export(student, tmp_path / "second") / "model.safetensors")
+    assert {array.dtype for array in stored.values()} == {np.dtype(getattr(ml_dtypes, dtype, dtype))}
+    assert json.loads((tmp_path / "second/config.json").read_text())["dtype"] == dtype
