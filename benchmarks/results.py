@@ -77,6 +77,8 @@ def show(kernel: str, rows: list[Row], console: Console) -> None:
         table.add_row(*(mine if mine != before else ("",) * len(mine)), *theirs)
         before = mine
     console.print(table)
+    if (others := max(r.cores_others_took for r in rows)) > 0.1:
+        console.print(f"[yellow]other processes took up to {others:.2f} cores meanwhile: trust the ratios at most")
 
 
 def number(x: float) -> str:
