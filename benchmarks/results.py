@@ -50,11 +50,16 @@ def three(samples: list[float]) -> tuple[float, float, float]:
 
 
 def append(rows: list[Row], path: Path) -> None:
-    new = not path.exists()
+    """Adds lines behind those of earlier runs; a file with other columns is refused."""
+    header = ",".join(f.name for f in fields(Row)) + "\n"
+    if path.exists():
+        with path.open() as file:
+            if file.readline() != header:
+                raise SystemExit(f"[results] {path} has other columns than this version writes; give another --results")
     with path.open("a", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        if new:
-            writer.writerow(f.name for f in fields(Row))
+        if file.tell() == 0:
+            file.write(header)
         writer.writerows(asdict(row).values() for row in rows)
 
 

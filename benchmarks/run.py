@@ -214,6 +214,8 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.kernels) - set(MODULES):
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(MODULES)}")
+    if not options.quick:
+        append([], options.results)  # refuses before the work, not behind it
     bench = Bench(options.limits, options.quick)
     console.print(*(f"{k} {v}" for k, v in bench.about.items()), f"load {os.getloadavg()[0]:.2f}", sep="; ")
     if not bench.peer_python:

@@ -8,7 +8,7 @@ from typing import Any
 
 from case import SHAPES, Array, Case, Run, empty, normal, torch_run, zeros
 
-QWEN, MLA, LARGE = (SHAPES[name] for name in ("Qwen3-0.6B", "Qwen3-0.6B as MLA", "Qwen3-8B"))
+QWEN, MLA, LARGE, SMALL = (SHAPES[name] for name in ("Qwen3-0.6B", "Qwen3-0.6B as MLA", "Qwen3-8B", "demo teacher"))
 HIDDEN = QWEN["hidden_size"]
 PROJECTIONS = {  # model, projection: tokens, wide in, wide out
     ("Qwen3-0.6B", "q_proj"): (2048, HIDDEN, QWEN["num_attention_heads"] * QWEN["head_dim"]),
@@ -19,7 +19,7 @@ PROJECTIONS = {  # model, projection: tokens, wide in, wide out
         2048, MLA["kv_lora_rank"], MLA["num_attention_heads"] * (MLA["qk_nope_head_dim"] + MLA["v_head_dim"]),
     ),
     ("Qwen3-8B", "q_proj"): (1024, LARGE["hidden_size"], LARGE["num_attention_heads"] * LARGE["head_dim"]),
-    ("demo teacher", "gate_proj"): (512, 192, 432),
+    ("demo teacher", "gate_proj"): (512, SMALL["hidden_size"], SMALL["intermediate_size"]),
 }  # fmt: skip
 CASES = [
     Case(

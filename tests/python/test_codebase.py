@@ -66,7 +66,9 @@ def test_only_ops_and_the_ground_call_compute_functions() -> None:
     for path in PACKAGE.rglob("*.py"):
         here = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
         if "attnedit._core" in imports(path):
-            assert here in allowed or path.name in ("optimizer.py", "moments.py"), f"{path}: only ops may call the kernels"
+            assert here in allowed or path.name in ("optimizer.py", "moments.py"), (
+                f"{path}: only ops may call the kernels"
+            )
 
 
 def test_no_god_files_and_no_junk_drawers() -> None:
@@ -83,6 +85,8 @@ def test_one_stem_from_header_to_test_to_benchmark() -> None:
         assert (CSRC / f"kernels/{path.stem}.cc").exists(), f"{path}: no source"
         assert (ROOT / f"tests/cpp/kernels/{path.stem}_test.cc").exists(), f"{path}: no test"
         assert (ROOT / f"benchmarks/kernels/{path.stem}.py").exists(), f"{path}: no benchmark"
+    for path in (ROOT / "benchmarks/kernels").glob("*.py"):
+        assert (CSRC / f"kernels/{path.stem}.h").exists(), f"{path}: no kernel is called so"
 
 
 def test_versions_agree() -> None:
