@@ -98,8 +98,7 @@ def in_transformers(case: Case, x: Mapping[str, Any], attention: str, fused: boo
     for name, parameter in shared.items():
         parameter.data.copy_(torch.from_numpy(drawn(name.removeprefix("model."), tuple(parameter.shape))))
         parameter.requires_grad_(False)
-    for module in list(student.modules()):
-        prefix = next(n for n, m in student.named_modules() if m is module)
+    for prefix, module in list(student.named_modules()):
         for leaf, parameter in list(module.named_parameters(recurse=False)):
             name = f"{prefix}.{leaf}"
             if ".self_attn." in name:
