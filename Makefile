@@ -53,7 +53,7 @@ check-all: check test bench-tools
 	OMP_NUM_THREADS=2 ctest --test-dir build/sanitize --output-on-failure -j $(JOBS)
 	$(PY) benchmarks/run.py --quick
 
-# Every kernel beside its peers and the machine's limits, or one: make bench K=attention. 10 to 15 minutes for all.
+# Every kernel beside its peers and the machine's limits, or one: make bench K=attention.
 bench: bench-tools
 	$(PY) benchmarks/run.py $(K)
 

@@ -105,28 +105,29 @@ void measure(int threads, int64_t n, float* const arrays[4]) {
     return 4e-9 * count * static_cast<double>(n) /
            best_seconds([&] { parallel_for(n, 1 << 16, [&](int64_t begin, int64_t end) { f(begin, end - begin); }); });
   };
-  float *p = arrays[0], *g = arrays[1], *m = arrays[2], *v = arrays[3];
+  float *const p = arrays[0], *const g = arrays[1], *const m = arrays[2], *const v = arrays[3];
+  const auto multiply_adds_of = ATTNEDIT_BEST(multiply_adds);
+  const auto read_of = ATTNEDIT_BEST(read);
+  const auto copy_of = ATTNEDIT_BEST(copy);
+  const auto mixed_of = ATTNEDIT_BEST(mixed);
+
   const int pieces = 16 * threads;  // small ones: a thread that starts late takes fewer
   std::vector<float> results(16 * pieces);
   std::vector<double> done(pieces);
   const double seconds = best_seconds([&] {
-    parallel_items(pieces, [&](int64_t i, int) {
-      done[i] = ATTNEDIT_BEST(multiply_adds)(200'000, 0.5f, 0.25f, &results[16 * i]);
-    });
+    parallel_items(pieces, [&](int64_t i, int) { done[i] = multiply_adds_of(200'000, 0.5f, 0.25f, &results[16 * i]); });
   });
   const double operations = std::accumulate(done.begin(), done.end(), 0.0);
   const double read = streams(1, [&](int64_t i, int64_t count) {
-    volatile float kept = ATTNEDIT_BEST(read)(p + i, count);
+    volatile float kept = read_of(p + i, count);
     (void)kept;
   });
   // The C library's copy passes the caches by where that is faster.
-  const double copy =
-      std::max(streams(2, [&](int64_t i, int64_t count) { ATTNEDIT_BEST(copy)
-                                                          (p + i, g + i, count); }),
-               streams(2, [&](int64_t i, int64_t count) { std::memcpy(g + i, p + i, count * sizeof(float)); }));
-  const double mixed =
-      streams(7, [&](int64_t i, int64_t count) { ATTNEDIT_BEST(mixed)
-                                                 (p + i, g + i, m + i, v + i, count); });
+  const double plain = streams(2, [&](int64_t i, int64_t count) { copy_of(p + i, g + i, count); });
+  const double library =
+      streams(2, [&](int64_t i, int64_t count) { std::memcpy(g + i, p + i, count * sizeof(float)); });
+  const double copy = std::max(plain, library);
+  const double mixed = streams(7, [&](int64_t i, int64_t count) { mixed_of(p + i, g + i, m + i, v + i, count); });
   std::printf("{\"isa\": \"%s\", \"threads\": %d, \"fma\": %.1f, \"read\": %.2f, \"copy\": %.2f, \"mixed\": %.2f}\n",
               simd::name(simd::isa()), threads, operations * 1e-9 / seconds, read, copy, mixed);
 }
