@@ -6,7 +6,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PACKAGES := g++ ninja-build cmake python3-venv python3-dev libgtest-dev
 JOBS := $(shell nproc)
 
-.PHONY: demo test check check-all setup install cpp clean quality
+.PHONY: demo test check check-all bench bench-long bench-plots bench-tools setup install cpp clean
 
 demo: install
 	$(VENV)/bin/python examples/stdlib_text.py runs/stdlib
@@ -47,14 +47,31 @@ check: install
 	$(VENV)/bin/mypy
 
 # What is too long for every change: sanitizers, and every benchmark's own check of its answers.
-check-all: check test
+check-all: check test bench-tools
 	cmake -S . -B build/sanitize -G Ninja -DBUILD_TESTING=ON -DATTNEDIT_SANITIZE=ON
 	cmake --build build/sanitize -j $(JOBS)
 	OMP_NUM_THREADS=2 ctest --test-dir build/sanitize --output-on-failure -j $(JOBS)
-	dpkg -s libbenchmark-dev >/dev/null 2>&1 || $(SUDO) apt-get install -y -qq libbenchmark-dev
-	cmake -S . -B $(BUILD) -G Ninja -DBUILD_TESTING=ON -DATTNEDIT_BENCHMARKS=ON
-	cmake --build $(BUILD) -j $(JOBS)
-	for b in $(BUILD)/benchmarks/bench_*; do test ! -x $$b || test -d $$b || $$b --benchmark_min_time=0.01 || exit 1; done
+	$(PY) benchmarks/run.py --quick
+
+# Every kernel beside its peers and the machine's limits, or one: make bench K=attention.
+bench: bench-tools
+	$(PY) benchmarks/run.py $(K)
+
+# The cases that take minutes each: long contexts over the whole vocabulary.
+bench-long: bench-tools
+	$(PY) benchmarks/run.py --long $(K)
+
+# Pictures of benchmarks/results.csv: cost against length, window, vocabulary and threads.
+bench-plots: install
+	$(PY) benchmarks/plots.py
+
+# The program that measures the limits, and the peers: torch in its own environment. Without it ours runs alone.
+bench-tools: install
+	cmake -S . -B $(BUILD) -G Ninja -DATTNEDIT_BENCHMARKS=ON
+	cmake --build $(BUILD) -j $(JOBS) --target limits
+	@test -n "$$ATTNEDIT_PEER_PYTHON" || test -x .venv-peer/bin/python || (python3 -m venv .venv-peer && .venv-peer/bin/pip install -q \
+	  --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0 transformers) || (rm -rf .venv-peer && \
+	  echo "torch cannot be installed: benchmarks without it")
 
 clean:
-	rm -rf build $(VENV) runs
+	rm -rf build $(VENV) .venv-peer runs

@@ -84,7 +84,9 @@ def test_one_stem_from_header_to_test_to_benchmark() -> None:
             continue  # a header that the sources of one kernel share
         assert (CSRC / f"kernels/{path.stem}.cc").exists(), f"{path}: no source"
         assert (ROOT / f"tests/cpp/kernels/{path.stem}_test.cc").exists(), f"{path}: no test"
-        assert (ROOT / f"benchmarks/bench_{path.stem}.cc").exists(), f"{path}: no benchmark"
+        assert (ROOT / f"benchmarks/kernels/{path.stem}.py").exists(), f"{path}: no benchmark"
+    for path in (ROOT / "benchmarks/kernels").glob("*.py"):
+        assert (CSRC / f"kernels/{path.stem}.h").exists(), f"{path}: no kernel is called so"
 
 
 def test_versions_agree() -> None:

@@ -1,0 +1,111 @@
+"""A whole phase-1 step of one layer: Qwen3-0.6B's attention -> MLA, 2 rows of 2,048 tokens.
+
+Norm of the teacher's hidden state, the student's attention forward, its error against the teacher's output, backward
+and AdamW, in float32. The teacher's activations are given, as `layerwise` has them on disk. Peers: the stock class of
+transformers, `eager` and sdpa. The answer is the error before the first update and after it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from case import Array, Case, Run, normal
+from flow.qwen3_to_mla import (
+    CONFIG,
+    HEADS,
+    KEY,
+    LATENT,
+    QWEN,
+    RATE,
+    attention_work,
+    deepseek_config,
+    drawn,
+    matrix_sizes,
+    torch_adamw,
+)
+
+ROWS, LENGTH = 2, 2048
+
+
+def work() -> float:
+    """Products forward and to the weights; back to activations only behind the layer's first products."""
+    _, latent, behind, _ = matrix_sizes()
+    return ROWS * (2.0 * LENGTH * (2 * latent + behind) + attention_work(LENGTH, KEY, LATENT["v_head_dim"], True))
+
+
+CASES = [
+    Case(
+        "one Qwen3-0.6B layer as MLA, 2 rows of T2048", "step", {}, "fma", work(),
+        ("torch eager", "torch sdpa, fused AdamW"), tolerance=1e-3,
+    )
+]  # fmt: skip
+
+
+def inputs(case: Case) -> dict[str, Array]:
+    shape = ROWS, LENGTH, QWEN["hidden_size"]
+    return {"hidden": normal(shape, 1), "target": normal(shape, 2)}
+
+
+def twice(step: Any) -> Run:
+    """The run whose answer is the error of a first step, done here, and of its own."""
+    first = step()
+    return lambda: {"nmse": np.array([first, step()])}
+
+
+def ours(case: Case, x: Mapping[str, Array]) -> Run:
+    from attnedit import ops
+    from attnedit.autograd import backward, no_grad
+    from attnedit.distill.optimizer import Optimizer
+    from attnedit.nn import MLA, MLAConfig, RMSNorm, Rope, RopeParameters
+    from attnedit.tensor import Tensor, full, tensor
+
+    rope = Rope(RopeParameters(rope_theta=CONFIG["rope_theta"]), LATENT["qk_rope_head_dim"])
+    attention = MLA(QWEN["hidden_size"], MLAConfig(num_attention_heads=HEADS, **LATENT), rope)
+    for name, parameter in list(attention.named_parameters()):
+        attention.set_parameter(name, tensor(drawn(name, parameter.shape), requires_grad=True))
+    norm = RMSNorm(QWEN["hidden_size"], CONFIG["rms_norm_eps"])
+    norm.set_parameter("weight", full((QWEN["hidden_size"],), 1.0))
+    optimizer = Optimizer(dict(attention.named_parameters()))
+    weights = full((ROWS * LENGTH,), 1.0)
+
+    def step() -> float:
+        with no_grad():
+            u = norm(Tensor(x["hidden"]))
+        loss = ops.fused_mse(attention(u), Tensor(x["target"]), weights).loss
+        backward([loss])
+        optimizer.step(RATE)
+        return loss.item()
+
+    return twice(step)
+
+
+def in_transformers(case: Case, x: Mapping[str, Any], kind: str, fused: bool) -> Run:
+    import torch
+    from torch.nn import functional
+    from transformers.models.deepseek_v3 import modeling_deepseek_v3 as stock
+
+    config = deepseek_config(kind)
+    attention = stock.DeepseekV3Attention(config, layer_idx=0)
+    for name, parameter in attention.named_parameters():
+        parameter.data.copy_(torch.from_numpy(drawn(name, tuple(parameter.shape))))
+    positions = stock.DeepseekV3RotaryEmbedding(config)(x["hidden"], torch.arange(LENGTH)[None])
+    causal = torch.full((LENGTH, LENGTH), float("-inf")).triu(1)[None, None] if kind == "eager" else None
+    weight = torch.ones(QWEN["hidden_size"])
+    optimizer = torch_adamw(list(attention.parameters()), fused)
+
+    def step() -> float:
+        u = functional.rms_norm(x["hidden"], weight.shape, weight, CONFIG["rms_norm_eps"])
+        y = attention(u, positions, causal)[0]
+        loss = (y - x["target"]).pow(2).sum() / x["target"].pow(2).sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(loss.item())
+
+    return twice(step)
+
+
+PEERS = {
+    "torch eager": lambda case, x: in_transformers(case, x, "eager", fused=False),
+    "torch sdpa, fused AdamW": lambda case, x: in_transformers(case, x, "sdpa", fused=True),
+}

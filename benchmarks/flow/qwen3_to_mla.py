@@ -1,0 +1,58 @@
+"""What the two whole steps share: Qwen3-0.6B's width, its latent form, and weights that every side draws alike."""
+
+import zlib
+from typing import Any
+
+from case import SHAPES, Array, normal
+
+QWEN, M = SHAPES["Qwen3-0.6B"], SHAPES["Qwen3-0.6B as MLA"]
+CONFIG: dict[str, Any] = QWEN | {
+    "model_type": "qwen3", "num_hidden_layers": 8, "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1e6,
+    "max_position_embeddings": 40_960, "attention_bias": False, "tie_word_embeddings": True,
+}  # fmt: skip
+LATENT = {key: M[key] for key in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")}
+HEADS, KEY = QWEN["num_attention_heads"], M["qk_nope_head_dim"] + M["qk_rope_head_dim"]
+RATE = 1e-4
+
+
+def drawn(name: str, shape: tuple[int, ...]) -> Array:
+    """The parameter called name: normal numbers of 0.02; a norm is ones."""
+    if len(shape) == 1:
+        return normal(shape, 0, 0) + 1
+    return normal(shape, zlib.crc32(name.encode()), 0.02)
+
+
+def matrix_sizes() -> tuple[int, int, int, int]:
+    """Numbers of a layer's matrices: grouped attention, latent attention, the part of it behind its first products
+    (which alone gives a gradient to another activation), the MLP."""
+    hidden, width = QWEN["hidden_size"], HEADS * QWEN["head_dim"]
+    grouped = hidden * (2 * width + 2 * QWEN["num_key_value_heads"] * QWEN["head_dim"])
+    behind = HEADS * (LATENT["kv_lora_rank"] * (M["qk_nope_head_dim"] + M["v_head_dim"]) + M["v_head_dim"] * hidden)
+    latent = behind + hidden * (HEADS * KEY + LATENT["kv_lora_rank"] + LATENT["qk_rope_head_dim"])
+    return grouped, latent, behind, 3 * hidden * QWEN["intermediate_size"]
+
+
+def attention_work(time: int, key: int, value: int, backward: bool) -> float:
+    """Operations between the pairs of query and key, as kernels/attention.py counts them."""
+    pairs = HEADS * time * (time + 1) / 2
+    return 2 * pairs * (4 * key + 3 * value if backward else key + value)
+
+
+def deepseek_config(attention: str) -> Any:
+    """The stock class of transformers for the student, its kind of attention eager or sdpa."""
+    import transformers
+
+    shared = {key: value for key, value in CONFIG.items() if key not in ("model_type", "head_dim")}
+    config = transformers.DeepseekV3Config(
+        **shared | LATENT | {"num_key_value_heads": HEADS, "q_lora_rank": None, "first_k_dense_replace": 8}
+    )
+    config._attn_implementation = attention
+    return config
+
+
+def torch_adamw(parameters: list[Any], fused: bool) -> Any:
+    import torch
+
+    return torch.optim.AdamW(
+        parameters, RATE, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, fused=True if fused else None
+    )

@@ -1,0 +1,149 @@
+// What this machine can do at most, in the instruction set that the kernels use: a line of JSON for one thread and one
+// for all. GFLOP/s of multiply-adds in registers; GB/s of streams through arrays that no cache holds.
+#include "simd/isa.h"
+
+ATTNEDIT_LOOPS(double multiply_adds(int64_t steps, float a, float b, float* y); float read(const float* x, int64_t n);
+               void copy(const float* x, float* y, int64_t n);
+               void mixed(float* p, float* g, float* m, float* v, int64_t n);)
+
+#ifdef ATTNEDIT_ISA
+
+#include "simd/tile.h"
+
+namespace attnedit::kernels::ATTNEDIT_ISA {
+
+// Independent chains, as many as a register tile has; returns the operations done.
+double multiply_adds(int64_t steps, float a, float b, float* y) {
+  constexpr int kChains = 2 * kTileRows;
+  Vec sums[kChains];
+#pragma GCC unroll 24
+  for (int i = 0; i < kChains; ++i) sums[i] = splat(a + static_cast<float>(i));
+  const Vec factor = splat(a), term = splat(b);
+  for (int64_t step = 0; step < steps; ++step) {
+#pragma GCC unroll 24
+    for (int i = 0; i < kChains; ++i) sums[i] = sums[i] * factor + term;
+  }
+  Vec all{};
+#pragma GCC unroll 24
+  for (int i = 0; i < kChains; ++i) all += sums[i];
+  *y = sum(all);
+  return 2.0 * kChains * kLanes * static_cast<double>(steps);
+}
+
+float read(const float* x, int64_t n) {
+  Vec sums[8] = {};
+  for (int64_t i = 0; i + 8 * kLanes <= n; i += 8 * kLanes)
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; ++j) sums[j] += load(x + i + j * kLanes);
+  for (int j = 1; j < 8; ++j) sums[0] += sums[j];
+  return sum(sums[0]);
+}
+
+void copy(const float* x, float* y, int64_t n) {
+  for (int64_t i = 0; i + kLanes <= n; i += kLanes) store(y + i, load(x + i));
+}
+
+// AdamW's streams: four read, three of them written back.
+void mixed(float* p, float* g, float* m, float* v, int64_t n) {
+  for (int64_t i = 0; i + kLanes <= n; i += kLanes) {
+    const Vec gradient = load(g + i), first = load(m + i) + gradient, second = load(v + i) + gradient;
+    store(m + i, first);
+    store(v + i, second);
+    store(p + i, load(p + i) + first + second);
+  }
+}
+
+}  // namespace attnedit::kernels::ATTNEDIT_ISA
+
+#else
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <numeric>
+#include <vector>
+
+#include "runtime/parallel.h"
+
+namespace attnedit::kernels {
+namespace {
+
+constexpr int kRepetitions = 7;
+
+// The best of several: a limit is what the machine can do when nobody disturbs it.
+template <class F>
+double best_seconds(const F& f) {
+  double best = 1e9;
+  for (int i = 0; i < kRepetitions; ++i) {
+    const auto begin = std::chrono::steady_clock::now();
+    f();
+    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  }
+  return best;
+}
+
+float* array(int64_t floats) {
+  const size_t bytes = floats * sizeof(float);
+  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED) {
+    std::perror("[limits] no memory for the arrays");
+    std::exit(1);
+  }
+  madvise(p, bytes, MADV_HUGEPAGE);
+  std::memset(p, 0, bytes);
+  return static_cast<float*>(p);
+}
+
+void measure(int threads, int64_t n, float* const arrays[4]) {
+  set_num_threads(threads);
+  const auto streams = [&](int count, const auto& f) {
+    return 4e-9 * count * static_cast<double>(n) /
+           best_seconds([&] { parallel_for(n, 1 << 16, [&](int64_t begin, int64_t end) { f(begin, end - begin); }); });
+  };
+  float *const p = arrays[0], *const g = arrays[1], *const m = arrays[2], *const v = arrays[3];
+  const auto multiply_adds_of = ATTNEDIT_BEST(multiply_adds);
+  const auto read_of = ATTNEDIT_BEST(read);
+  const auto copy_of = ATTNEDIT_BEST(copy);
+  const auto mixed_of = ATTNEDIT_BEST(mixed);
+
+  const int pieces = 16 * threads;  // small ones: a thread that starts late takes fewer
+  std::vector<float> results(16 * pieces);
+  std::vector<double> done(pieces);
+  const double seconds = best_seconds([&] {
+    parallel_items(pieces, [&](int64_t i, int) { done[i] = multiply_adds_of(200'000, 0.5f, 0.25f, &results[16 * i]); });
+  });
+  const double operations = std::accumulate(done.begin(), done.end(), 0.0);
+  const double read = streams(1, [&](int64_t i, int64_t count) {
+    volatile float kept = read_of(p + i, count);
+    (void)kept;
+  });
+  // The C library's copy passes the caches by where that is faster.
+  const double plain = streams(2, [&](int64_t i, int64_t count) { copy_of(p + i, g + i, count); });
+  const double library =
+      streams(2, [&](int64_t i, int64_t count) { std::memcpy(g + i, p + i, count * sizeof(float)); });
+  const double copy = std::max(plain, library);
+  const double mixed = streams(7, [&](int64_t i, int64_t count) { mixed_of(p + i, g + i, m + i, v + i, count); });
+  std::printf("{\"isa\": \"%s\", \"threads\": %d, \"fma\": %.1f, \"read\": %.2f, \"copy\": %.2f, \"mixed\": %.2f}\n",
+              simd::name(simd::isa()), threads, operations * 1e-9 / seconds, read, copy, mixed);
+}
+
+}  // namespace
+}  // namespace attnedit::kernels
+
+int main() {
+  using namespace attnedit;
+  const int64_t cache = std::max<int64_t>(sysconf(_SC_LEVEL3_CACHE_SIZE), 32 << 20);
+  const int64_t floats = cache;  // four times the cache in bytes
+  float* arrays[4];
+  for (float*& a : arrays) a = kernels::array(floats);
+  const int cores = num_threads();
+  kernels::measure(1, floats, arrays);
+  if (cores > 1) kernels::measure(cores, floats, arrays);
+}
+
+#endif

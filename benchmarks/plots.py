@@ -1,0 +1,123 @@
+"""Cost against length, window, vocabulary and threads, from the newest lines of results.csv.
+
+python benchmarks/plots.py                      draws into benchmarks/plots/
+"""
+
+import argparse
+import csv
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+from results import RESULTS
+
+Line: TypeAlias = dict[str, str]
+
+
+def size(letter: str, name: str) -> int | None:
+    """The number behind a letter of a case's name: T, W or V."""
+    found = re.search(rf"\b{letter}(\d+)\b", name)
+    return int(found[1]) if found else None
+
+
+def newest(path: Path) -> list[Line]:
+    """The last line of every case and peer, of the processor that was measured last."""
+    with path.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    here = [line for line in lines if line["processor"] == lines[-1]["processor"]]
+    keys = ("kernel", "case", "direction", "dtype", "threads", "peer", "allocator")
+    return list({tuple(line[k] for k in keys): line for line in here}.values())
+
+
+def draw(
+    path: Path, title: str, axis: str, lines: list[Line], x_of: Callable[[Line], int | None],
+    groups: dict[str, Callable[[Line], bool]],
+) -> bool:  # fmt: skip
+    """A line per group, with whiskers from the fastest to the slowest repetition. False: nothing to draw."""
+    figure, axes = pyplot.subplots(figsize=(6, 4))
+    drawn = False
+    for label, belongs in groups.items():
+        by_x = {x: line for line in lines if belongs(line) and (x := x_of(line)) is not None}
+        if len(by_x) < 2:
+            continue
+        xs = sorted(by_x)
+        ms, least, most = ([float(by_x[x][f"ours_{k}ms"]) for x in xs] for k in ("", "min_", "max_"))
+        below = [m - a for m, a in zip(ms, least, strict=True)]
+        above = [b - m for m, b in zip(ms, most, strict=True)]
+        axes.errorbar(xs, ms, yerr=[below, above], marker="o", capsize=3, label=label)
+        drawn = True
+    if drawn:
+        axes.set(title=title, xlabel=axis, ylabel="ms", xscale="log", yscale="log")
+        axes.set_xscale("log", base=2)
+        axes.grid(alpha=0.3)
+        axes.legend()
+        figure.tight_layout()
+        figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+    return drawn
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "plots")
+    options = parser.parse_args()
+    lines = newest(options.results)
+    cores = max(int(line["threads"]) for line in lines)
+    of = {k: [line for line in lines if line["kernel"] == k] for k in ("attention", "fused_kl")}
+    options.out.mkdir(exist_ok=True)
+
+    def attention(model: str, direction: str = "f+b") -> Callable[[Line], bool]:
+        return lambda r: r["case"].startswith(model) and r["direction"] == direction and "huge" not in r["case"]
+
+    def on_all(belongs: Callable[[Line], bool]) -> Callable[[Line], bool]:
+        return lambda r: belongs(r) and int(r["threads"]) == cores
+
+    def windowed(r: Line) -> bool:
+        return size("W", r["case"]) is not None
+
+    def with_gradient(r: Line) -> bool:
+        return r["direction"] == "loss+dH"
+
+    pictures = {
+        "attention_length": draw(
+            options.out / "attention_length.png", "attention, forward and backward", "tokens T", of["attention"],
+            lambda r: size("T", r["case"]),
+            {
+                "full, 16 heads of 128": on_all(attention("16 heads")),
+                "window 512, Qwen3-0.6B, gated": on_all(
+                    lambda r: attention("Qwen3-0.6B T")(r) and size("W", r["case"]) == 512
+                ),
+            },
+        ),
+        "attention_window": draw(
+            options.out / "attention_window.png", "gated attention, T 4096, forward and backward", "window W",
+            of["attention"], lambda r: size("W", r["case"]),
+            {"Qwen3-0.6B": on_all(lambda r: windowed(r) and attention("Qwen3-0.6B T4096")(r))},
+        ),
+        "fused_kl_vocabulary": draw(
+            options.out / "fused_kl_vocabulary.png", "divergence with hidden gradient, 512 tokens", "vocabulary V",
+            of["fused_kl"], lambda r: size("V", r["case"]),
+            {"hidden size 1024": on_all(lambda r: r["case"].startswith("Qwen3-0.6B T512") and with_gradient(r))},
+        ),
+        "fused_kl_length": draw(
+            options.out / "fused_kl_length.png", "divergence with hidden gradient, vocabulary 151,936", "tokens T",
+            of["fused_kl"], lambda r: size("T", r["case"]),
+            {"hidden size 1024": on_all(lambda r: r["case"].endswith("V151936") and with_gradient(r))},
+        ),
+        "threads": draw(
+            options.out / "threads.png", "attention, 16 heads of 128, T 2048, forward and backward", "threads",
+            of["attention"], lambda r: int(r["threads"]), {"ours": attention("16 heads of 128 T2048")},
+        ),
+    }  # fmt: skip
+    for name, drawn in pictures.items():
+        print(options.out / f"{name}.png" if drawn else f"{name}: fewer than two lines in {options.results}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""A line of results.csv, and the table on the terminal."""
+
+import csv
+import statistics
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).parent / "results.csv"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A case beside one peer, or beside none. README.md explains the columns."""
+
+    date: str
+    commit: str
+    processor: str
+    isa: str
+    threads: int
+    blas_core: str
+    kernel: str
+    case: str
+    direction: str
+    dtype: str
+    repetitions: int
+    ours_ms: float
+    ours_min_ms: float
+    ours_max_ms: float
+    limit: str  # fma in GFLOP/s; read, copy and mixed in GB/s
+    limit_rate: float | None
+    share: float | None
+    ours_extra_mib: float  # as the pool counts
+    ours_extra_rss_mib: float
+    peer: str
+    allocator: str
+    peer_ms: float | None
+    peer_min_ms: float | None
+    peer_max_ms: float | None
+    ratio: float | None
+    peer_extra_rss_mib: float | None
+    cores_others_took: float
+
+
+def three(samples: list[float]) -> tuple[float, float, float]:
+    """Median, least and greatest, in milliseconds."""
+    return tuple(round(1e3 * f(samples), 4) for f in (statistics.median, min, max))  # type: ignore[return-value]
+
+
+def append(rows: list[Row], path: Path) -> None:
+    """Adds lines behind those of earlier runs; a file with other columns is refused."""
+    header = ",".join(f.name for f in fields(Row)) + "\n"
+    if path.exists():
+        with path.open() as file:
+            if file.readline() != header:
+                raise SystemExit(f"[results] {path} has other columns than this version writes; give another --results")
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if file.tell() == 0:
+            file.write(header)
+        writer.writerows(asdict(row).values() for row in rows)
+
+
+def show(kernel: str, rows: list[Row], console: Console) -> None:
+    table = Table(title=kernel, title_justify="left")
+    for heading in ("case", "direction", "ours ms", "min-max", "of limit", "extra MiB", "peer", "allocator", "peer ms",
+                    "min-max", "extra MiB", "ratio"):  # fmt: skip
+        table.add_column(heading, justify="left" if heading in ("case", "direction", "peer", "allocator") else "right")
+    before = None
+    for r in rows:
+        share = "" if r.share is None else f"{r.share:.0%} {r.limit}"
+        mine = (r.case, r.direction, number(r.ours_ms), f"{number(r.ours_min_ms)}-{number(r.ours_max_ms)}", share,
+                number(max(r.ours_extra_mib, r.ours_extra_rss_mib)))  # fmt: skip
+        theirs: tuple[str, ...] = ("",) * 6
+        if r.peer_ms is not None and r.peer_min_ms is not None and r.peer_max_ms is not None:
+            theirs = (r.peer, r.allocator, number(r.peer_ms), f"{number(r.peer_min_ms)}-{number(r.peer_max_ms)}",
+                      number(r.peer_extra_rss_mib or 0), f"{r.ratio:.2f}x")  # fmt: skip
+        elif r.peer:
+            theirs = (r.peer, r.allocator, "failed", "", "", "")
+        table.add_row(*(mine if mine != before else ("",) * len(mine)), *theirs)
+        before = mine
+    console.print(table)
+    if (others := max(r.cores_others_took for r in rows)) > 0.1:
+        console.print(f"[yellow]other processes took up to {others:.2f} cores meanwhile: trust the ratios at most")
+
+
+def number(x: float) -> str:
+    """Three digits that count."""
+    return f"{x:.0f}" if x >= 100 else f"{x:.1f}" if x >= 10 else f"{x:.2f}" if x >= 0.1 else f"{x:.3f}"
+
+
+EXPLANATION = """\
+ratio       the peer's median time by ours: above 1 we are faster
+of limit    the work that the definition needs, per second, by what benchmarks/limits reached in this run:
+            fma = multiply-adds in registers; copy, mixed (AdamW's streams) and read = memory beyond the caches,
+            so that a case that fits into a cache can pass 100 %
+extra MiB   greatest memory above inputs and answers; ours is the greater of the pool's count and the process's growth
+allocator   shipped = as the system has it; kept = told by its environment to keep what it freed"""
