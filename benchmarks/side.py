@@ -167,12 +167,14 @@ class Side:
 
 def about() -> dict[str, str | int]:
     """What the results' columns say of our build."""
+    from threadpoolctl import threadpool_info
+
     from attnedit import _core
 
     processor = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
     return {
         "processor": processor.split(":")[1].strip(), "isa": _core.isa(), "threads": _core.num_threads(),
-        "blas": _core.blas_core_name(),
+        "blas": next((library["architecture"] for library in threadpool_info() if "architecture" in library), "none"),
     }  # fmt: skip
 
 

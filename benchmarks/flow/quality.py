@@ -29,6 +29,7 @@ class Row:
     phase2: int
     phase2_options: dict[str, Any] = field(default_factory=dict)
     bar: str = ""
+    optimizer: str = "adamw"  # of both phases
 
 
 ROWS = {
@@ -37,7 +38,11 @@ ROWS = {
     "mla-10-1M": Row(ae.MLA(**SMALL), 1_000_000, 1_000_000, bar="1.59 / .155 / .805"),
     "mla-10-all": Row(ae.MLA(**SMALL), 250_000, 250_000, {"train": "all"}, "1.63 / .19 / .79"),
     "mla-10-all-1M": Row(ae.MLA(**SMALL), 1_000_000, 1_000_000, {"train": "all"}, "1.56 / .125 / .83"),
-    "mla-10-4M": Row(ae.MLA(**SMALL), 4_000_000, 4_000_000, bar="beat 1.550 / .121 / .830"),
+    "mla-10-soap": Row(ae.MLA(**SMALL), 250_000, 250_000, bar="1.65 / .21 / .775", optimizer="soap"),
+    "mla-10-all-1M-soap": Row(
+        ae.MLA(**SMALL), 1_000_000, 1_000_000, {"train": "all"}, "1.56 / .125 / .83", optimizer="soap"
+    ),
+    "mla-10-4M-soap": Row(ae.MLA(**SMALL), 4_000_000, 4_000_000, bar="beat 1.550 / .121 / .830", optimizer="soap"),
     "mla-10-random-1M": Row(ae.MLA(**SMALL, init="random"), 1_000_000, 1_000_000, bar="1.65 / .21 / .775"),
     "mla-10-random-phase2-2M": Row(
         ae.MLA(**SMALL, init="random"), 0, 2_000_000, bar="KL at least 1.25 x the row above"
@@ -83,11 +88,10 @@ def main() -> None:
             shuffled = tokens[np.random.default_rng(seed).permutation(len(tokens))]
             student = ae.edit(teacher, row.target, shuffled, seed)
             if row.phase1:
-                ae.distill.layerwise(
-                    student, teacher, tokens, ae.distill.LayerwiseOptions(tokens=row.phase1), seed=seed
-                )
+                phase1 = ae.distill.LayerwiseOptions(tokens=row.phase1, optimizer=row.optimizer)
+                ae.distill.layerwise(student, teacher, tokens, phase1, seed=seed)
             if row.phase2:
-                phase2 = ae.distill.ModelwiseOptions(tokens=row.phase2, **row.phase2_options)
+                phase2 = ae.distill.ModelwiseOptions(tokens=row.phase2, optimizer=row.optimizer, **row.phase2_options)
                 ae.distill.modelwise(student, teacher, tokens, phase2, seed=seed)
             seconds = time.monotonic() - begun
             r = ae.evaluate(student, teacher, rows)
