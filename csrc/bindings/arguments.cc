@@ -1,5 +1,8 @@
 #include "bindings/arguments.h"
 
+#include "bindings/launch.h"
+#include "runtime/profile.h"
+
 namespace attnedit::bindings {
 namespace {
 
@@ -21,14 +24,37 @@ void Arguments::check_type(const char* name, const py::array& a, const py::dtype
   ATTNEDIT_CHECK(a.flags() & py::array::c_style, op_, name, " must be contiguous in row-major order");
 }
 
-const void* Arguments::data(const char* name, const py::array& a, int rank) const {
+void Arguments::note(const char* name, const py::array& a, bool written) const {
+  blocks_.push_back({name, static_cast<const char*>(a.data()), a.nbytes(), written, {}});
+  if (profiling()) blocks_.back().shape = py::str(a.attr("shape"));
+}
+
+void Arguments::launch(Task task, bool in_place) const {
+  for (const Block& output : blocks_)
+    for (const Block& other : blocks_)
+      ATTNEDIT_CHECK(!output.written || &output == &other || output.begin + output.bytes <= other.begin ||
+                         other.begin + other.bytes <= output.begin ||
+                         (in_place && output.begin == other.begin && output.bytes == other.bytes),
+                     op_, output.name, " must not share memory with ", other.name);
+  if (profiling())
+    for (const Block& block : blocks_) {
+      task.bytes += block.bytes;
+      if (!task.shapes.empty()) task.shapes += ' ';
+      task.shapes += block.name;
+      task.shapes += block.shape;
+    }
+  bindings::launch(op_, std::move(task));
+}
+
+const void* Arguments::data(const char* name, const py::array& a, int rank, bool written) const {
   check_type(name, a, py::dtype::of<float>(), "float32");
   ATTNEDIT_CHECK(rank < 0 || a.ndim() == rank, op_, name, " must have ", rank, " dimensions, got ", a.ndim());
+  note(name, a, written);
   return a.data();
 }
 
 void* Arguments::mutable_data(const char* name, py::array& a, int rank) const {
-  data(name, a, rank);
+  data(name, a, rank, true);
   ATTNEDIT_CHECK(a.writeable(), op_, name, " must be writeable");
   return a.mutable_data();
 }
@@ -45,6 +71,7 @@ WeightView<2> Arguments::weight(const char* name, const py::array& a) const {
                          type_name(a.dtype()));
   ATTNEDIT_CHECK(a.flags() & py::array::c_style, op_, name, " must be contiguous in row-major order");
   ATTNEDIT_CHECK(a.ndim() == 2, op_, name, " must have 2 dimensions, got ", a.ndim());
+  note(name, a, false);
   return {a.data(), dtype, shape<2>(a)};
 }
 

@@ -24,6 +24,11 @@ class Arguments {
  public:
   explicit Arguments(const char* op) : op_(op) {}
 
+  // Queues a kernel's task on the current stream, without the GIL, once no output shares memory with another argument:
+  // a full queue, or ATTNEDIT_LAUNCH_BLOCKING=1, makes it wait.
+  // With in_place an output may be another argument, if it is that whole.
+  void launch(Task task, bool in_place = false) const;
+
   template <int R>
   View<const float, R> in(const char* name, const py::array& a) const {
     return {static_cast<const float*>(data(name, a, R)), shape<R>(a)};
@@ -59,6 +64,7 @@ class Arguments {
   }
   View<int32_t, 1> out_tokens(const char* name, py::array a) const {
     check_type(name, a, py::dtype::of<int32_t>(), "int32");
+    note(name, a, true);
     return {static_cast<int32_t*>(a.mutable_data()), {a.size()}};
   }
   // A matrix of any storage type.
@@ -83,10 +89,20 @@ class Arguments {
     return {a.shape(0), a.shape(1), heads, a.shape(2) / heads};
   }
   void check_type(const char* name, const py::array& a, const py::dtype& wanted, const char* wanted_name) const;
-  const void* data(const char* name, const py::array& a, int rank = -1) const;
+  const void* data(const char* name, const py::array& a, int rank = -1, bool written = false) const;
   void* mutable_data(const char* name, py::array& a, int rank = -1) const;
 
+  struct Block {
+    const char* name;
+    const char* begin;
+    int64_t bytes;
+    bool written;
+    std::string shape;  // only while profiling
+  };
+  void note(const char* name, const py::array& a, bool written) const;
+
   const char* op_;
+  mutable std::vector<Block> blocks_;
 };
 
 inline View<const int32_t, 1> view(const std::shared_ptr<std::vector<int32_t>>& tokens) {
@@ -95,7 +111,8 @@ inline View<const int32_t, 1> view(const std::shared_ptr<std::vector<int32_t>>& 
 // The task, holding on to what it reads.
 template <class T>
 Task keep(std::shared_ptr<T> what, Task task) {
-  return [what, task = std::move(task)] { task(); };
+  const double flops = task.flops;
+  return Task([what, task = std::move(task)] { task(); }).needing(flops);
 }
 
 // Scratch for one launch, from the pool. It is given back as soon as the task is queued: blocks are reused in the order

@@ -1,6 +1,5 @@
 // The kernels of the model's layers: array -> View, launch; nothing else.
 #include "bindings/arguments.h"
-#include "bindings/launch.h"
 #include "kernels/attention.h"
 #include "kernels/embedding.h"
 #include "kernels/gemm.h"
@@ -28,24 +27,23 @@ void bind_linear(py::module_& m) {
     const auto x_ = a.rows("x", x);
     const auto weight_ = a.weight("weight", weight);
     const Workspace scratch(gemm_workspace(x_.dim(0), weight_.dim(1), weight_.dim(0)));
-    launch("linear", gemm_forward(x_, weight_, bias ? a.in<1>("bias", *bias) : View<const float, 1>{},
-                                  a.out_rows("y", y), scratch.view()));
+    a.launch(gemm_forward(x_, weight_, bias ? a.in<1>("bias", *bias) : View<const float, 1>{}, a.out_rows("y", y),
+                          scratch.view()));
   });
   m.def("gemm_input_backward", [](py::array dy, py::array weight, py::array dx) {
     const Arguments a("linear_backward");
     const auto dy_ = a.rows("dy", dy);
     const auto weight_ = a.weight("weight", weight);
     const Workspace scratch(gemm_workspace(dy_.dim(0), weight_.dim(1), weight_.dim(0)));
-    launch("linear_backward", gemm_input_backward(dy_, weight_, a.out_rows("dx", dx), scratch.view()));
+    a.launch(gemm_input_backward(dy_, weight_, a.out_rows("dx", dx), scratch.view()));
   });
   m.def("gemm_weight_backward", [](py::array dy, py::array x, py::array dweight, MaybeArray dbias) {
     const Arguments a("linear_backward");
     const auto x_ = a.rows("x", x);
     const auto dweight_ = a.out<2>("dweight", dweight);
     const Workspace scratch(gemm_workspace(x_.dim(0), dweight_.dim(1), dweight_.dim(0)));
-    launch("linear_backward",
-           gemm_weight_backward(a.rows("dy", dy), x_, dweight_, dbias ? a.out<1>("dbias", *dbias) : View<float, 1>{},
-                                scratch.view()));
+    a.launch(gemm_weight_backward(a.rows("dy", dy), x_, dweight_, dbias ? a.out<1>("dbias", *dbias) : View<float, 1>{},
+                                  scratch.view()));
   });
 }
 
@@ -53,13 +51,12 @@ void bind_rows(py::module_& m) {
   m.def("embedding_forward", [](py::array tokens, py::array table, py::array y) {
     const Arguments a("embedding");
     const auto tokens_ = a.tokens("tokens", tokens);
-    launch("embedding", keep(tokens_, embedding_forward(view(tokens_), a.weight("table", table), a.out_rows("y", y))));
+    a.launch(keep(tokens_, embedding_forward(view(tokens_), a.weight("table", table), a.out_rows("y", y))));
   });
   m.def("embedding_backward", [](py::array dy, py::array tokens, py::array dtable) {
     const Arguments a("embedding_backward");
     const auto tokens_ = a.tokens("tokens", tokens);
-    launch("embedding_backward",
-           keep(tokens_, embedding_backward(a.rows("dy", dy), view(tokens_), a.out<2>("dtable", dtable))));
+    a.launch(keep(tokens_, embedding_backward(a.rows("dy", dy), view(tokens_), a.out<2>("dtable", dtable))));
   });
   // width: the last dimension of a row; a head's width normalises head by head
   m.def("rms_norm_forward", [](py::array x, py::array weight, float eps, py::array y, py::array rstd) {
@@ -71,38 +68,38 @@ void bind_rows(py::module_& m) {
                    "weight must have a length that divides the last dimension of x, ", x.shape(x.ndim() - 1), ", got ",
                    D);
     const int64_t N = x_.dim(0) / D;
-    launch("rms_norm", rms_norm_forward({x_.data, {N, D}}, weight_, eps, {a.out_flat("y", y).data, {N, D}},
-                                        a.out_flat("rstd", rstd)));
+    a.launch(
+        rms_norm_forward({x_.data, {N, D}}, weight_, eps, {a.out_flat("y", y).data, {N, D}}, a.out_flat("rstd", rstd)));
   });
-  m.def("rms_norm_backward", [](py::array dy, py::array x, py::array weight, py::array rstd, py::array dx,
-                                MaybeArray dweight) {
-    const Arguments a("rms_norm_backward");
-    const auto weight_ = a.in<1>("weight", weight);
-    const int64_t D = weight_.dim(0), N = x.size() / D;
-    launch("rms_norm_backward", rms_norm_backward({a.flat("dy", dy).data, {N, D}}, {a.flat("x", x).data, {N, D}},
-                                                  weight_, a.flat("rstd", rstd), {a.out_flat("dx", dx).data, {N, D}},
-                                                  dweight ? a.out<1>("dweight", *dweight) : View<float, 1>{}));
-  });
+  m.def("rms_norm_backward",
+        [](py::array dy, py::array x, py::array weight, py::array rstd, py::array dx, MaybeArray dweight) {
+          const Arguments a("rms_norm_backward");
+          const auto weight_ = a.in<1>("weight", weight);
+          const int64_t D = weight_.dim(0), N = x.size() / D;
+          a.launch(rms_norm_backward({a.flat("dy", dy).data, {N, D}}, {a.flat("x", x).data, {N, D}}, weight_,
+                                     a.flat("rstd", rstd), {a.out_flat("dx", dx).data, {N, D}},
+                                     dweight ? a.out<1>("dweight", *dweight) : View<float, 1>{}));
+        });
   m.def("rope_forward", [](py::array x, py::array cos, py::array sin, int64_t start, int64_t heads, int64_t offset,
                            bool interleaved, py::array y) {
     const Arguments a("rope");
-    launch("rope", rope_forward(a.heads("x", x, heads), a.in<2>("cos", cos), a.in<2>("sin", sin), start, offset,
-                                layout(interleaved), a.out_heads("y", y, heads)));
+    a.launch(rope_forward(a.heads("x", x, heads), a.in<2>("cos", cos), a.in<2>("sin", sin), start, offset,
+                          layout(interleaved), a.out_heads("y", y, heads)));
   });
   m.def("rope_backward", [](py::array dy, py::array cos, py::array sin, int64_t start, int64_t heads, int64_t offset,
                             bool interleaved, py::array dx) {
     const Arguments a("rope_backward");
-    launch("rope_backward", rope_backward(a.heads("dy", dy, heads), a.in<2>("cos", cos), a.in<2>("sin", sin), start,
-                                          offset, layout(interleaved), a.out_heads("dx", dx, heads)));
+    a.launch(rope_backward(a.heads("dy", dy, heads), a.in<2>("cos", cos), a.in<2>("sin", sin), start, offset,
+                           layout(interleaved), a.out_heads("dx", dx, heads)));
   });
   m.def("swiglu_forward", [](py::array gate, py::array up, py::array y) {
     const Arguments a("swiglu");
-    launch("swiglu", swiglu_forward(a.rows("gate", gate), a.rows("up", up), a.out_rows("y", y)));
+    a.launch(swiglu_forward(a.rows("gate", gate), a.rows("up", up), a.out_rows("y", y)));
   });
   m.def("swiglu_backward", [](py::array dy, py::array gate, py::array up, py::array dgate, py::array dup) {
     const Arguments a("swiglu_backward");
-    launch("swiglu_backward", swiglu_backward(a.rows("dy", dy), a.rows("gate", gate), a.rows("up", up),
-                                              a.out_rows("dgate", dgate), a.out_rows("dup", dup)));
+    a.launch(swiglu_backward(a.rows("dy", dy), a.rows("gate", gate), a.rows("up", up), a.out_rows("dgate", dgate),
+                             a.out_rows("dup", dup)));
   });
 }
 
@@ -113,10 +110,10 @@ void bind_attention(py::module_& m) {
     const Arguments a("attention");
     const auto q_ = a.heads("q", q, heads), k_ = a.heads("k", k, kv_heads), v_ = a.heads("v", v, kv_heads);
     const Workspace scratch(attention_forward_workspace(q_.dim(0), q_.dim(1), heads, kv_heads, q_.dim(3), v_.dim(3)));
-    launch("attention",
-           attention_forward(q_, k_, v_, gate ? a.heads("gate", *gate, heads) : View<const float, 4>{},
-                             attention_options(scale, window, activation), a.out_heads("o", o, heads),
-                             y ? a.out_heads("y", *y, heads) : View<float, 4>{}, a.out<3>("lse", lse), scratch.view()));
+    a.launch(attention_forward(q_, k_, v_, gate ? a.heads("gate", *gate, heads) : View<const float, 4>{},
+                               attention_options(scale, window, activation), a.out_heads("o", o, heads),
+                               y ? a.out_heads("y", *y, heads) : View<float, 4>{}, a.out<3>("lse", lse),
+                               scratch.view()));
   });
   m.def("attention_backward", [](py::array dy, py::array q, py::array k, py::array v, MaybeArray gate, int64_t heads,
                                  int64_t kv_heads, float scale, int64_t window, const std::string& activation,
@@ -125,40 +122,37 @@ void bind_attention(py::module_& m) {
     const Arguments a("attention_backward");
     const auto q_ = a.heads("q", q, heads), k_ = a.heads("k", k, kv_heads), v_ = a.heads("v", v, kv_heads);
     const Workspace scratch(attention_backward_workspace(q_.dim(0), q_.dim(1), heads, kv_heads, q_.dim(3), v_.dim(3)));
-    launch("attention_backward",
-           attention_backward(
-               a.heads("dy", dy, heads), q_, k_, v_, gate ? a.heads("gate", *gate, heads) : View<const float, 4>{},
-               attention_options(scale, window, activation), a.heads("o", o, heads), a.in<3>("lse", lse),
-               a.out_heads("dq", dq, heads), a.out_heads("dk", dk, kv_heads), a.out_heads("dv", dv, kv_heads),
-               dgate ? a.out_heads("dgate", *dgate, heads) : View<float, 4>{}, scratch.view()));
+    a.launch(attention_backward(
+        a.heads("dy", dy, heads), q_, k_, v_, gate ? a.heads("gate", *gate, heads) : View<const float, 4>{},
+        attention_options(scale, window, activation), a.heads("o", o, heads), a.in<3>("lse", lse),
+        a.out_heads("dq", dq, heads), a.out_heads("dk", dk, kv_heads), a.out_heads("dv", dv, kv_heads),
+        dgate ? a.out_heads("dgate", *dgate, heads) : View<float, 4>{}, scratch.view()));
   });
   m.def("mla_compress_forward", [](py::array kv_a, py::array weight, float eps, py::array cos, py::array sin,
                                    int64_t start, py::array latent, py::array rstd, py::array k_rope) {
     const Arguments a("mla_compress");
-    launch("mla_compress",
-           mla_compress_forward(a.in<3>("kv_a", kv_a), a.in<1>("weight", weight), eps, a.in<2>("cos", cos),
-                                a.in<2>("sin", sin), start, a.out<3>("latent", latent), a.out<2>("rstd", rstd),
-                                a.out<3>("k_rope", k_rope)));
+    a.launch(mla_compress_forward(a.in<3>("kv_a", kv_a), a.in<1>("weight", weight), eps, a.in<2>("cos", cos),
+                                  a.in<2>("sin", sin), start, a.out<3>("latent", latent), a.out<2>("rstd", rstd),
+                                  a.out<3>("k_rope", k_rope)));
   });
   m.def("mla_compress_backward",
         [](py::array dlatent, py::array dk_rope, py::array kv_a, py::array weight, py::array rstd, py::array cos,
            py::array sin, int64_t start, py::array dkv_a, MaybeArray dweight) {
           const Arguments a("mla_compress_backward");
-          launch("mla_compress_backward",
-                 mla_compress_backward(a.in<3>("dlatent", dlatent), a.in<3>("dk_rope", dk_rope), a.in<3>("kv_a", kv_a),
-                                       a.in<1>("weight", weight), a.in<2>("rstd", rstd), a.in<2>("cos", cos),
-                                       a.in<2>("sin", sin), start, a.out<3>("dkv_a", dkv_a),
-                                       dweight ? a.out<1>("dweight", *dweight) : View<float, 1>{}));
+          a.launch(mla_compress_backward(a.in<3>("dlatent", dlatent), a.in<3>("dk_rope", dk_rope),
+                                         a.in<3>("kv_a", kv_a), a.in<1>("weight", weight), a.in<2>("rstd", rstd),
+                                         a.in<2>("cos", cos), a.in<2>("sin", sin), start, a.out<3>("dkv_a", dkv_a),
+                                         dweight ? a.out<1>("dweight", *dweight) : View<float, 1>{}));
         });
   m.def("mla_expand_forward", [](py::array kv, py::array k_rope, int64_t heads, py::array k, py::array v) {
     const Arguments a("mla_expand");
-    launch("mla_expand", mla_expand_forward(a.heads("kv", kv, heads), a.in<3>("k_rope", k_rope),
-                                            a.out_heads("k", k, heads), a.out_heads("v", v, heads)));
+    a.launch(mla_expand_forward(a.heads("kv", kv, heads), a.in<3>("k_rope", k_rope), a.out_heads("k", k, heads),
+                                a.out_heads("v", v, heads)));
   });
   m.def("mla_expand_backward", [](py::array dk, py::array dv, int64_t heads, py::array dkv, py::array dk_rope) {
     const Arguments a("mla_expand_backward");
-    launch("mla_expand_backward", mla_expand_backward(a.heads("dk", dk, heads), a.heads("dv", dv, heads),
-                                                      a.out_heads("dkv", dkv, heads), a.out<3>("dk_rope", dk_rope)));
+    a.launch(mla_expand_backward(a.heads("dk", dk, heads), a.heads("dv", dv, heads), a.out_heads("dkv", dkv, heads),
+                                 a.out<3>("dk_rope", dk_rope)));
   });
 }
 

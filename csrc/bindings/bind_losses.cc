@@ -1,6 +1,5 @@
 // The losses and the optimizer's step: array -> View, launch; nothing else.
 #include "bindings/arguments.h"
-#include "bindings/launch.h"
 #include "kernels/adamw.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/fused_kl.h"
@@ -32,11 +31,11 @@ void bind_losses(py::module_& m) {
     const auto student_ = a.rows("student", student);
     const auto head_ = a.weight("student_head", student_head);
     const Workspace scratch(fused_kl_workspace(student_.dim(0), student_.dim(1), head_.dim(0), options));
-    launch("fused_kl", fused_kl(student_, head_, a.rows("teacher", teacher), a.weight("teacher_head", teacher_head),
-                                a.flat("weights", weights), options, a.out_flat("loss", loss),
-                                a.out_flat("divergences", divergences),
-                                dstudent ? a.out_rows("dstudent", *dstudent) : View<float, 2>{},
-                                dhead ? a.out<2>("dhead", *dhead) : View<float, 2>{}, scratch.view()));
+    a.launch(fused_kl(student_, head_, a.rows("teacher", teacher), a.weight("teacher_head", teacher_head),
+                      a.flat("weights", weights), options, a.out_flat("loss", loss),
+                      a.out_flat("divergences", divergences),
+                      dstudent ? a.out_rows("dstudent", *dstudent) : View<float, 2>{},
+                      dhead ? a.out<2>("dhead", *dhead) : View<float, 2>{}, scratch.view()));
   });
   m.def("cross_entropy", [](py::array hidden, py::array head, py::array labels, py::array weights, py::array loss,
                             py::array nll, py::array argmax, MaybeArray dhidden, MaybeArray dhead) {
@@ -45,46 +44,45 @@ void bind_losses(py::module_& m) {
     const auto head_ = a.weight("head", head);
     const Workspace scratch(cross_entropy_workspace(hidden_.dim(0), hidden_.dim(1), head_.dim(0)));
     const auto labels_ = a.tokens("labels", labels);
-    launch("cross_entropy",
-           keep(labels_, cross_entropy(hidden_, head_, view(labels_), a.flat("weights", weights),
-                                       a.out_flat("loss", loss), a.out_flat("nll", nll), a.out_tokens("argmax", argmax),
-                                       dhidden ? a.out_rows("dhidden", *dhidden) : View<float, 2>{},
-                                       dhead ? a.out<2>("dhead", *dhead) : View<float, 2>{}, scratch.view())));
+    a.launch(
+        keep(labels_, cross_entropy(hidden_, head_, view(labels_), a.flat("weights", weights), a.out_flat("loss", loss),
+                                    a.out_flat("nll", nll), a.out_tokens("argmax", argmax),
+                                    dhidden ? a.out_rows("dhidden", *dhidden) : View<float, 2>{},
+                                    dhead ? a.out<2>("dhead", *dhead) : View<float, 2>{}, scratch.view())));
   });
   m.def("fused_mse", [](py::array student, py::array teacher, py::array weights, float eps, py::array loss,
                         py::array energy, MaybeArray dstudent) {
     const Arguments a("fused_mse");
     const auto student_ = a.rows("student", student);
     const Workspace scratch(fused_mse_workspace(student_.dim(0)));
-    launch("fused_mse", fused_mse(student_, a.rows("teacher", teacher), a.flat("weights", weights), eps,
-                                  a.out_flat("loss", loss), a.out_flat("energy", energy),
-                                  dstudent ? a.out_rows("dstudent", *dstudent) : View<float, 2>{}, scratch.view()));
+    a.launch(fused_mse(student_, a.rows("teacher", teacher), a.flat("weights", weights), eps, a.out_flat("loss", loss),
+                       a.out_flat("energy", energy), dstudent ? a.out_rows("dstudent", *dstudent) : View<float, 2>{},
+                       scratch.view()));
   });
-  m.def("cosine_loss",
-        [](py::array student, py::array teacher, py::array weights, py::array loss, MaybeArray dstudent) {
-          const Arguments a("cosine_loss");
-          const auto student_ = a.rows("student", student);
-          const Workspace scratch(fused_mse_workspace(student_.dim(0)));
-          launch("cosine_loss",
-                 cosine_loss(student_, a.rows("teacher", teacher), a.flat("weights", weights), a.out_flat("loss", loss),
+  m.def(
+      "cosine_loss", [](py::array student, py::array teacher, py::array weights, py::array loss, MaybeArray dstudent) {
+        const Arguments a("cosine_loss");
+        const auto student_ = a.rows("student", student);
+        const Workspace scratch(fused_mse_workspace(student_.dim(0)));
+        a.launch(cosine_loss(student_, a.rows("teacher", teacher), a.flat("weights", weights), a.out_flat("loss", loss),
                              dstudent ? a.out_rows("dstudent", *dstudent) : View<float, 2>{}, scratch.view()));
-        });
+      });
   m.def("adamw", [](py::array parameter, py::array gradient, py::array first, py::array second, MaybeArray scale,
                     float rate, float beta1, float beta2, float eps, float weight_decay, int64_t step) {
     const Arguments a("adamw");
-    launch("adamw", adamw(a.out_flat("parameter", parameter), a.out_flat("gradient", gradient), a.out_flat("m", first),
-                          a.out_flat("v", second), scale ? a.flat("gradient_scale", *scale) : View<const float, 1>{},
-                          {rate, beta1, beta2, eps, weight_decay, step, true}));
+    a.launch(adamw(a.out_flat("parameter", parameter), a.out_flat("gradient", gradient), a.out_flat("m", first),
+                   a.out_flat("v", second), scale ? a.flat("gradient_scale", *scale) : View<const float, 1>{},
+                   {rate, beta1, beta2, eps, weight_decay, step, true}));
   });
   m.def("squared_norm", [](py::array gradient, py::array total) {
     const Arguments a("squared_norm");
     const auto gradient_ = a.flat("gradient", gradient);
     const Workspace scratch(squared_norm_workspace(gradient_.dim(0)));
-    launch("squared_norm", squared_norm(gradient_, a.out_flat("squared_norm", total), scratch.view()));
+    a.launch(squared_norm(gradient_, a.out_flat("squared_norm", total), scratch.view()));
   });
   m.def("clip_scale", [](py::array total, float limit, py::array scale) {
     const Arguments a("clip_scale");
-    launch("clip_scale", clip_scale(a.flat("squared_norm", total), limit, a.out_flat("scale", scale)));
+    a.launch(clip_scale(a.flat("squared_norm", total), limit, a.out_flat("scale", scale)));
   });
 }
 

@@ -11,6 +11,7 @@
 #include "runtime/event.h"
 #include "runtime/memory.h"
 #include "runtime/parallel.h"
+#include "runtime/profile.h"
 #include "runtime/stream.h"
 #include "simd/isa.h"
 
@@ -117,6 +118,20 @@ void bind_streams(py::module_& m) {
   py::module_::import("atexit").attr("register")(py::cpp_function(&wait_for_all_streams, NoGil()));
 }
 
+void bind_profile(py::module_& m) {
+  m.def("start_profile", &start_profile);
+  m.def("stop_profile", [] {
+    py::list spans;
+    for (const Span& s : stop_profile()) {
+      py::dict span;
+      span["name"] = s.name, span["shapes"] = s.shapes, span["device"] = s.device, span["stream"] = s.stream;
+      span["begin"] = s.begin, span["end"] = s.end, span["flops"] = s.flops, span["bytes"] = s.bytes;
+      spans.append(span);
+    }
+    return spans;
+  });
+}
+
 void bind_memory(py::module_& m) {
   m.def("empty", &empty);
   m.def("borrow", &borrow);
@@ -134,6 +149,7 @@ void bind_runtime(py::module_& m) {
   bind_devices(m);
   bind_streams(m);
   bind_memory(m);
+  bind_profile(m);
 }
 
 }  // namespace attnedit::bindings

@@ -11,10 +11,12 @@ namespace attnedit::bindings {
 void bind_tensor(py::module_& m) {
   m.def("add", [](py::array a, py::array b, py::array y) {
     const Arguments args("add");
-    launch("add", kernels::add(args.flat("a", a), args.flat("b", b), args.out_flat("y", y)));
+    args.launch(kernels::add(args.flat("a", a), args.flat("b", b), args.out_flat("y", y)), true);
   });
-  m.def("fill",
-        [](py::array y, float value) { launch("fill", kernels::fill(value, Arguments("fill").out_flat("y", y))); });
+  m.def("fill", [](py::array y, float value) {
+    const Arguments args("fill");
+    args.launch(kernels::fill(value, args.out_flat("y", y)));
+  });
   // y = x in the order of the stream; x, the caller's memory, is read before this returns.
   m.def("upload", [](py::array x, py::array y) {
     ATTNEDIT_CHECK(x.dtype().num() == y.dtype().num() && x.nbytes() == y.nbytes(), "upload",

@@ -152,27 +152,29 @@ Task attention_forward(View<const float, 4> q, View<const float, 4> k, View<cons
 
   const AttentionForward f{sizes, q.data, k.data, v.data, gate.data, o.data, y.data, lse.data, options.scale};
   const int64_t at_once = pairs_at_once(B, T, G, K, Kv), pair_stride = whole_lines(pair_floats(T, K, Kv));
-  return [=] {
-    const int64_t key_blocks = (T + kKeys - 1) / kKeys, query_blocks = (T + kQueries - 1) / kQueries;
-    float* scratch = workspace.data + at_once * pair_stride;
-    for (int64_t first = 0; first < B * G; first += at_once) {
-      const int64_t pairs = std::min(at_once, B * G - first), heads = pairs * (H / G);
-      const auto keys = [&](int64_t pair) { return workspace.data + pair * pair_stride; };
-      const auto values = [&](int64_t pair) { return keys(pair) + padded_keys(T) * K; };
-      parallel_items(pairs * key_blocks, [&](int64_t item, int) {
-        const int64_t pair = item / key_blocks;
-        ATTNEDIT_BEST(attention_pack)
-        (f, (first + pair) / G, (first + pair) % G, item % key_blocks * kKeys, keys(pair), values(pair));
-      });
-      // The last queries see the most keys: they go first.
-      parallel_items(heads * query_blocks, [&](int64_t item, int worker) {
-        const int64_t pair = item % heads / (H / G), block = query_blocks - 1 - item / heads;
-        const int64_t b = (first + pair) / G, h = (first + pair) % G * (H / G) + item % (H / G);
-        ATTNEDIT_BEST(attention_forward_block)
-        (f, b, h, block * kQueries, keys(pair), values(pair), scratch + worker * block_floats(K, Kv));
-      });
-    }
-  };
+  const double pairs_seen = B * H * visible_pairs(T, options.window);
+  return Task([=] {
+           const int64_t key_blocks = (T + kKeys - 1) / kKeys, query_blocks = (T + kQueries - 1) / kQueries;
+           float* scratch = workspace.data + at_once * pair_stride;
+           for (int64_t first = 0; first < B * G; first += at_once) {
+             const int64_t pairs = std::min(at_once, B * G - first), heads = pairs * (H / G);
+             const auto keys = [&](int64_t pair) { return workspace.data + pair * pair_stride; };
+             const auto values = [&](int64_t pair) { return keys(pair) + padded_keys(T) * K; };
+             parallel_items(pairs * key_blocks, [&](int64_t item, int) {
+               const int64_t pair = item / key_blocks;
+               ATTNEDIT_BEST(attention_pack)
+               (f, (first + pair) / G, (first + pair) % G, item % key_blocks * kKeys, keys(pair), values(pair));
+             });
+             // The last queries see the most keys: they go first.
+             parallel_items(heads * query_blocks, [&](int64_t item, int worker) {
+               const int64_t pair = item % heads / (H / G), block = query_blocks - 1 - item / heads;
+               const int64_t b = (first + pair) / G, h = (first + pair) % G * (H / G) + item % (H / G);
+               ATTNEDIT_BEST(attention_forward_block)
+               (f, b, h, block * kQueries, keys(pair), values(pair), scratch + worker * block_floats(K, Kv));
+             });
+           }
+         })
+      .needing(2 * pairs_seen * (K + Kv));
 }
 
 }  // namespace attnedit::kernels

@@ -20,6 +20,12 @@ struct AttentionOptions {
   GateActivation activation = GateActivation::kSigmoid;
 };
 
+// (query, key) pairs of one head that a causal mask and a window leave.
+constexpr double visible_pairs(int64_t T, int64_t window) {
+  const double w = window > 0 && window < T ? double(window) : double(T);
+  return w * (w + 1) / 2 + (T - w) * w;
+}
+
 // Scratch in floats. It depends on num_threads(); the results do not.
 int64_t attention_forward_workspace(int64_t B, int64_t T, int64_t H, int64_t G, int64_t K, int64_t Kv);
 int64_t attention_backward_workspace(int64_t B, int64_t T, int64_t H, int64_t G, int64_t K, int64_t Kv);

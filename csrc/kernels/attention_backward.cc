@@ -306,7 +306,9 @@ Task attention_backward(View<const float, 4> dy, View<const float, 4> q, View<co
 
   const AttentionBackward f{sizes,    dy.data, q.data,  k.data,  v.data,     gate.data,    o.data,
                             lse.data, dq.data, dk.data, dv.data, dgate.data, options.scale};
-  return [=] { (plan.halves ? run_halves : run_whole)(f, plan, workspace.data); };
+  const double pairs_seen = q.dim(0) * q.dim(2) * visible_pairs(q.dim(1), options.window);
+  return Task([=] { (plan.halves ? run_halves : run_whole)(f, plan, workspace.data); })
+      .needing(2 * pairs_seen * (3 * q.dim(3) + 2 * v.dim(3)));
 }
 
 }  // namespace attnedit::kernels

@@ -206,22 +206,23 @@ Task cross_entropy(View<const float, 2> hidden, WeightView<2> head, View<const i
   for (int64_t n = 0; n < N; ++n)
     ATTNEDIT_CHECK(labels.data[n] >= -1 && labels.data[n] < V, op, "labels must be in [0, ", V, ") or -1, got ",
                    labels.data[n], " at ", n);
-  return [=] {
-    const VocabularyBlocks blocks(N, V);
-    float* left_rows = workspace.data + blocks.logits();
-    float* packed = left_rows + blocks.logits();
-    float* left_hidden = packed + blocks.packed_head(D);
-    float* right_hidden = left_hidden + packed_left_size(blocks.tokens, D);
-    float* peak = right_hidden + packed_right_size(D, blocks.tokens);
-    float *denominator = peak + blocks.tokens, *label_z = denominator + blocks.tokens;
-    const CrossEntropy run{hidden,    head,         labels, weights,        nll,    argmax,
-                           dhidden,   dhead,        blocks, workspace.data, packed, left_hidden,
-                           left_rows, right_hidden, peak,   denominator,    label_z};
-    for (int64_t n = 0; n < N; n += blocks.tokens) run.tile(n, std::min(blocks.tokens, N - n));
-    double total = 0;
-    for (int64_t n = 0; n < N; ++n) total += double(weights.data[n]) * nll.data[n];
-    loss.data[0] = float(total);
-  };
+  return Task([=] {
+           const VocabularyBlocks blocks(N, V);
+           float* left_rows = workspace.data + blocks.logits();
+           float* packed = left_rows + blocks.logits();
+           float* left_hidden = packed + blocks.packed_head(D);
+           float* right_hidden = left_hidden + packed_left_size(blocks.tokens, D);
+           float* peak = right_hidden + packed_right_size(D, blocks.tokens);
+           float *denominator = peak + blocks.tokens, *label_z = denominator + blocks.tokens;
+           const CrossEntropy run{hidden,    head,         labels, weights,        nll,    argmax,
+                                  dhidden,   dhead,        blocks, workspace.data, packed, left_hidden,
+                                  left_rows, right_hidden, peak,   denominator,    label_z};
+           for (int64_t n = 0; n < N; n += blocks.tokens) run.tile(n, std::min(blocks.tokens, N - n));
+           double total = 0;
+           for (int64_t n = 0; n < N; ++n) total += double(weights.data[n]) * nll.data[n];
+           loss.data[0] = float(total);
+         })
+      .needing(2.0 * N * D * V * (1 + (dhidden ? 1 : 0) + (dhead ? 1 : 0)));
 }
 
 }  // namespace attnedit::kernels

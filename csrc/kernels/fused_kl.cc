@@ -350,24 +350,26 @@ Task fused_kl(View<const float, 2> student, WeightView<2> student_head, View<con
                  to_string(student_head.shape), ", got ", to_string(dhead.shape));
   ATTNEDIT_CHECK(workspace.dim(0) >= fused_kl_workspace(N, D, V, options), op, "workspace must have at least ",
                  fused_kl_workspace(N, D, V, options), " floats, got ", workspace.dim(0));
-  return [=] {
-    const VocabularyBlocks blocks(N, V);
-    float* q = workspace.data;
-    float* p = q + blocks.logits();
-    float* left_rows = p + blocks.logits();
-    float* packed = left_rows + blocks.logits();
-    float* left_student = packed + blocks.packed_head(D);
-    float* left_teacher = left_student + packed_left_size(blocks.tokens, D);
-    float* heads_p = left_teacher + packed_left_size(blocks.tokens, D);
-    float* columns = heads_p + packed_right_size(D, blocks.tokens);
-    const FusedKl run{student,     teacher,      student_head, teacher_head, weights, options,
-                      divergences, dstudent,     dhead,        blocks,       q,       p,
-                      packed,      left_student, left_teacher, left_rows,    heads_p, columns};
-    for (int64_t n = 0; n < N; n += blocks.tokens) run.tile(n, std::min(blocks.tokens, N - n));
-    double total = 0;
-    for (int64_t n = 0; n < N; ++n) total += double(weights.data[n]) * divergences.data[n];
-    loss.data[0] = float(total);
-  };
+  // Two products for the logits; of the gradients, each one more.
+  return Task([=] {
+           const VocabularyBlocks blocks(N, V);
+           float* q = workspace.data;
+           float* p = q + blocks.logits();
+           float* left_rows = p + blocks.logits();
+           float* packed = left_rows + blocks.logits();
+           float* left_student = packed + blocks.packed_head(D);
+           float* left_teacher = left_student + packed_left_size(blocks.tokens, D);
+           float* heads_p = left_teacher + packed_left_size(blocks.tokens, D);
+           float* columns = heads_p + packed_right_size(D, blocks.tokens);
+           const FusedKl run{student,     teacher,      student_head, teacher_head, weights, options,
+                             divergences, dstudent,     dhead,        blocks,       q,       p,
+                             packed,      left_student, left_teacher, left_rows,    heads_p, columns};
+           for (int64_t n = 0; n < N; n += blocks.tokens) run.tile(n, std::min(blocks.tokens, N - n));
+           double total = 0;
+           for (int64_t n = 0; n < N; ++n) total += double(weights.data[n]) * divergences.data[n];
+           loss.data[0] = float(total);
+         })
+      .needing(2.0 * N * D * V * (2 + (dstudent ? 1 : 0) + (dhead ? 1 : 0)));
 }
 
 }  // namespace attnedit::kernels

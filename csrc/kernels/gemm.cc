@@ -142,16 +142,17 @@ Task gemm_forward(View<const float, 2> x, WeightView<2> weight, View<const float
   ATTNEDIT_CHECK((y.shape == std::array{N, O}), "gemm_forward", "y must have shape (", N, ", ", O, "), got ",
                  to_string(y.shape));
   check_workspace("gemm_forward", workspace, N, I, O);
-  return [=] {
-    if (N <= kFewRows && weight.dtype != DType::kFloat16)
-      forward_few_rows(x, weight, y);
-    else
-      gemm(N, O, I, 1, {x.data, I, 1}, transposed_rows(weight, 0), false, y.data, O, workspace.data);
-    if (!bias) return;
-    parallel_for(N, kRowGrain / std::max<int64_t>(O, 1) + 1, [&](int64_t begin, int64_t end) {
-      ATTNEDIT_BEST(add_rows)(bias.data, y.data + begin * O, O, end - begin, O);
-    });
-  };
+  return Task([=] {
+           if (N <= kFewRows && weight.dtype != DType::kFloat16)
+             forward_few_rows(x, weight, y);
+           else
+             gemm(N, O, I, 1, {x.data, I, 1}, transposed_rows(weight, 0), false, y.data, O, workspace.data);
+           if (!bias) return;
+           parallel_for(N, kRowGrain / std::max<int64_t>(O, 1) + 1, [&](int64_t begin, int64_t end) {
+             ATTNEDIT_BEST(add_rows)(bias.data, y.data + begin * O, O, end - begin, O);
+           });
+         })
+      .needing(2.0 * N * I * O);
 }
 
 Task gemm_input_backward(View<const float, 2> dy, WeightView<2> weight, View<float, 2> dx, View<float, 1> workspace) {
@@ -161,7 +162,10 @@ Task gemm_input_backward(View<const float, 2> dy, WeightView<2> weight, View<flo
   ATTNEDIT_CHECK((dx.shape == std::array{N, I}), "gemm_input_backward", "dx must have shape (", N, ", ", I, "), got ",
                  to_string(dx.shape));
   check_workspace("gemm_input_backward", workspace, N, I, O);
-  return [=] { gemm(N, I, O, 1, {dy.data, O, 1}, plain_rows(weight, 0), false, dx.data, I, workspace.data); };
+  return Task([=] {
+           gemm(N, I, O, 1, {dy.data, O, 1}, plain_rows(weight, 0), false, dx.data, I, workspace.data);
+         })
+      .needing(2.0 * N * I * O);
 }
 
 Task gemm_weight_backward(View<const float, 2> dy, View<const float, 2> x, View<float, 2> dweight, View<float, 1> dbias,
@@ -174,13 +178,14 @@ Task gemm_weight_backward(View<const float, 2> dy, View<const float, 2> x, View<
   ATTNEDIT_CHECK(!dbias || dbias.dim(0) == O, "gemm_weight_backward", "dbias must have shape (", O, ",), got ",
                  to_string(dbias.shape));
   check_workspace("gemm_weight_backward", workspace, N, I, O);
-  return [=] {
-    gemm(O, I, N, 1, {dy.data, 1, O}, RightOperand::plain(x.data, I), true, dweight.data, I, workspace.data);
-    if (!dbias) return;
-    parallel_for(O, kRowGrain / std::max<int64_t>(N, 1) + 1, [&](int64_t begin, int64_t end) {
-      ATTNEDIT_BEST(add_column_sums)(dy.data, dbias.data, N, O, begin, end);
-    });
-  };
+  return Task([=] {
+           gemm(O, I, N, 1, {dy.data, 1, O}, RightOperand::plain(x.data, I), true, dweight.data, I, workspace.data);
+           if (!dbias) return;
+           parallel_for(O, kRowGrain / std::max<int64_t>(N, 1) + 1, [&](int64_t begin, int64_t end) {
+             ATTNEDIT_BEST(add_column_sums)(dy.data, dbias.data, N, O, begin, end);
+           });
+         })
+      .needing(2.0 * N * I * O);
 }
 
 }  // namespace attnedit::kernels

@@ -9,6 +9,7 @@
 #include "runtime/check.h"
 #include "runtime/event.h"
 #include "runtime/memory.h"
+#include "runtime/profile.h"
 
 namespace attnedit {
 namespace {
@@ -96,6 +97,8 @@ struct Stream::Launch {
   const char* name;
   Task task;
   uint64_t number;
+  int device;
+  uint64_t stream;
 };
 
 Stream::Stream(int device) : device_(device) {
@@ -121,11 +124,16 @@ void Stream::run(void* argument) {
   StreamState& state = *launch->state;
   const uint64_t number = launch->number;
   if (!state.skips(number)) {
+    const bool watched = profiling();
+    const double begin = watched ? profile_time() : 0;
     try {
       launch->task();
     } catch (...) {
       state.fail(number, error_of(launch->name));
     }
+    if (watched)
+      record_span({launch->name, std::move(launch->task.shapes), launch->device, launch->stream, begin, profile_time(),
+                   launch->task.flops, launch->task.bytes});
   }
   delete launch;  // what the task held goes before anybody may think that it is done
   state.completed_.store(number, std::memory_order_release);
@@ -133,7 +141,7 @@ void Stream::run(void* argument) {
 
 void Stream::launch(const char* name, Task task) {
   refuse_after_fork(name);
-  auto launch = std::make_unique<Launch>(state_.get(), name, std::move(task), 0);
+  auto launch = std::make_unique<Launch>(state_.get(), name, std::move(task), 0, device_, number_);
   {
     std::lock_guard lock(order_);
     launch->number = state_->launched_.fetch_add(1, std::memory_order_acq_rel) + 1;

@@ -60,7 +60,9 @@ class Stream : public std::enable_shared_from_this<Stream> {
   struct Launch;
   static void run(void* launch);
 
+  static inline std::atomic<uint64_t> made_{0};
   const int device_;
+  const uint64_t number_ = made_++;  // of all streams of the process, for a profile
   const std::shared_ptr<StreamState> state_ = std::make_shared<StreamState>();
   std::mutex order_;  // numbers and queue places are given out together
   attnedit_stream* handle_ = nullptr;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <string>
 
 namespace attnedit {
 
@@ -8,6 +9,16 @@ namespace attnedit {
 // (Ascend's two-call idiom: GetWorkspaceSize checks and plans, the second call runs.) Tests run it by calling it.
 struct [[nodiscard]] Task : std::function<void()> {
   using std::function<void()>::function;
+
+  // What a profile says of it: the arithmetic that its formula needs (0: next to none), the bytes of its arguments and
+  // their shapes.
+  double flops = 0, bytes = 0;
+  std::string shapes;
+
+  Task needing(double flops) && {
+    this->flops = flops;
+    return std::move(*this);
+  }
 };
 
 }  // namespace attnedit

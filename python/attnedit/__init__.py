@@ -13,6 +13,7 @@ from attnedit.edit import MLA, GateSWA, edit
 from attnedit.evaluate import evaluate
 from attnedit.export import export
 from attnedit.models import Decoder, load
+from attnedit.profile import profile
 from attnedit.runtime import set_num_threads, show_config
 from attnedit.tensor import Tensor, tensor
 
@@ -27,6 +28,7 @@ __all__ = [
     "evaluate",
     "export",
     "load",
+    "profile",
     "set_num_threads",
     "show_config",
     "tensor",

@@ -359,3 +359,20 @@ def test_show_config_names_what_was_chosen() -> None:
     text = runtime.show_config()
     for part in (_core.__version__, runtime.get_device_name(0), _core.isa(), str(runtime.get_num_threads())):
         assert part in text
+
+
+def test_outputs_that_share_memory_are_refused_and_untouched() -> None:
+    memory = np.arange(12, dtype=np.float32)
+    a, b = memory[0:4], memory[4:8]
+    for y in (memory[2:6], memory[6:10], memory[1:5]):
+        with pytest.raises(ValueError, match=r"\[add\] y must not share memory with [ab]"):
+            _core.add(a, b, y)
+    with pytest.raises(ValueError, match=r"\[rope\] y must not share memory with x"):
+        ones = np.ones((2, 1), np.float32)
+        x = np.ones((1, 2, 2), np.float32)
+        _core.rope_forward(x, ones, ones, 0, 1, False, x)
+    runtime.synchronize()
+    np.testing.assert_array_equal(memory, np.arange(12, dtype=np.float32))
+    _core.add(a, b, a)  # element by element: in place is right
+    runtime.synchronize()
+    np.testing.assert_array_equal(a, [4, 6, 8, 10])

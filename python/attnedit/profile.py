@@ -1,0 +1,53 @@
+"""Where a step goes: a trace of every kernel on every stream, for chrome://tracing or ui.perfetto.dev."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from attnedit import _core, runtime
+
+
+@contextmanager
+def profile(path: str | Path) -> Iterator[None]:
+    """Writes what runs inside as Chrome trace events: one process per device, one thread per stream.
+
+    Each event has the shapes of the kernel's arguments, the bytes that they hold, and where arithmetic dominates the
+    floating-point operations of its formula with their rate. One profile at a time; a raised error still writes.
+
+        with ae.profile("step.json"):
+            loss = step()
+    """
+    runtime.synchronize()
+    _core.start_profile()
+    try:
+        yield
+    finally:
+        try:
+            runtime.synchronize()
+        finally:
+            spans = _core.stop_profile()
+            Path(path).write_text(json.dumps({"traceEvents": _labels(spans) + [_event(span) for span in spans]}))
+
+
+def _event(span: dict[str, Any]) -> dict[str, Any]:
+    seconds = span["end"] - span["begin"]
+    about: dict[str, Any] = {"shapes": span["shapes"], "MiB": round(span["bytes"] / 2**20, 3)}
+    if span["flops"]:
+        about |= {"GFLOP": span["flops"] / 1e9, "GFLOP/s": round(span["flops"] / 1e9 / max(seconds, 1e-9), 1)}
+    return {
+        "name": span["name"], "ph": "X", "ts": span["begin"] * 1e6, "dur": seconds * 1e6,
+        "pid": span["device"], "tid": span["stream"], "args": about,
+    }  # fmt: skip
+
+
+def _labels(spans: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    devices = sorted({span["device"] for span in spans})
+    streams = sorted({(span["device"], span["stream"]) for span in spans})
+    named = [("process_name", d, None, runtime.get_device_name(d)) for d in devices]
+    named += [("thread_name", d, s, f"stream {s}") for d, s in streams]
+    return [
+        {"name": kind, "ph": "M", "pid": d, "args": {"name": text}} | ({} if s is None else {"tid": s})
+        for kind, d, s, text in named
+    ]
