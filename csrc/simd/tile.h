@@ -42,26 +42,26 @@ __attribute__((noinline)) void tile(int64_t K, const float* __restrict a, int64_
                                     const float* __restrict b, int64_t b_row, float* __restrict c, int64_t c_row,
                                     bool accumulate) {
   Vec sums[Rows][Vecs];
-#pragma GCC unroll 16
+#pragma GCC unroll 24
   for (int m = 0; m < Rows; ++m)
-#pragma GCC unroll 2
+#pragma GCC unroll 8
     for (int n = 0; n < Vecs; ++n) sums[m][n] = accumulate ? load(c + m * c_row + n * kLanes) : Vec{};
   for (int64_t k = 0; k < K; ++k) {
     Vec b_k[Vecs];
-#pragma GCC unroll 2
+#pragma GCC unroll 8
     for (int n = 0; n < Vecs; ++n) b_k[n] = load(b + n * kLanes);
-#pragma GCC unroll 16
+#pragma GCC unroll 24
     for (int m = 0; m < Rows; ++m) {
       const float a_mk = a[m * a_row];
-#pragma GCC unroll 2
+#pragma GCC unroll 8
       for (int n = 0; n < Vecs; ++n) sums[m][n] += a_mk * b_k[n];
     }
     a += a_column;
     b += b_row;
   }
-#pragma GCC unroll 16
+#pragma GCC unroll 24
   for (int m = 0; m < Rows; ++m)
-#pragma GCC unroll 2
+#pragma GCC unroll 8
     for (int n = 0; n < Vecs; ++n) store(c + m * c_row + n * kLanes, sums[m][n]);
 }
 
