@@ -77,20 +77,19 @@ int64_t panel_width(const Decode& d, int64_t column) {
 // p (n x columns) = keys (n x K) times the packed queries. The keys, as they lie, are the left-hand side.
 void wide_scores(const Decode& d, const float* q, const Rows& keys, int64_t n, float* p) {
   const int64_t K = d.sizes.K;
+  constexpr int64_t kTall = 2 * kTileRows;
   for (int64_t m = 0, panel; m < d.columns; m += panel) {
     panel = panel_width(d, m);
     const float* a = keys.data + m / d.group * keys.head;
-    const float* q_m = q + m * K;
-    constexpr int64_t kTall = 2 * kTileRows;
+    const float* b = q + m * K;
     int64_t j = 0;
     if (panel == kLanes)
       for (; j + kTall <= n; j += kTall)
-        tile<kTall, 1>(K, a + j * keys.row, keys.row, 1, q_m, panel, p + j * d.columns + m, d.columns, false);
-    for (; j < n; j += kTileRows) {
-      const auto one = panel == kLanes ? &tile_of<1, kTileRows> : &tile_of<2, kTileRows>;
-      one(least(kTileRows, n - j), K, a + j * keys.row, keys.row, 1, q_m, panel, p + j * d.columns + m, d.columns,
-          false);
-    }
+        tile<kTall, 1>(K, a + j * keys.row, keys.row, 1, b, panel, p + j * d.columns + m, d.columns, false);
+    const auto rest = panel == kLanes ? &tile_of<1> : &tile_of<2>;
+    for (; j < n; j += kTileRows)
+      rest(least(kTileRows, n - j), K, a + j * keys.row, keys.row, 1, b, panel, p + j * d.columns + m, d.columns, false,
+           nullptr);
   }
 }
 
@@ -105,25 +104,43 @@ void softmax_columns(const Decode& d, int64_t n, float* p, float* sums, float* t
       store(p + j * d.columns + m, weight);
       added += weight;
     }
-    const Vec shrink = old == now ? splat(1) : exp2(old - now);
     store(top + m, now);
-    store(total + m, load(total + m) * shrink + added);
-    for (int64_t i = 0; i < kLanes; ++i) {
-      if (shrink[i] == 1) continue;
-      float* row = sums + (m + i) * d.v_row;
-      for (int64_t j = 0; j < d.v_row; j += kLanes) store(row + j, load(row + j) * shrink[i]);
+    if (max_lane(old == now ? Vec{} : splat(1)) == 0) {
+      store(total + m, load(total + m) + added);
+      continue;
     }
+    float shrink[kLanes];
+    store(shrink, exp2(old - now));
+    store(total + m, load(total + m) * load(shrink) + added);
+    for (int64_t i = 0; i < kLanes; ++i)
+      for (int64_t j = 0; j < d.v_row; j += kLanes) {
+        float* sums_j = sums + (m + i) * d.v_row + j;
+        store(sums_j, load(sums_j) * shrink[i]);
+      }
   }
 }
 
-// Some rows of sums += p^T values, in tiles as wide as the registers allow.
+// sums (rows x v_row) += p^T values (n x v_row) of one key head, in tiles as wide as the registers allow. A panel of
+// values stays in the first-level cache while the rows pass by; meanwhile memory is asked for the numbers from next to
+// end, which the processor's own prefetching, confused by so many rows, would not bring in time.
 template <int Vecs>
-void add_values(int64_t rows, int64_t n, const float* p, int64_t columns, const float* values, int64_t row, float* sums,
-                int64_t width) {
-  int64_t i = 0;
-  for (; i + Vecs * kLanes <= width; i += Vecs * kLanes)
-    tile_of<Vecs, 2 * kTileRows / Vecs>(rows, n, p, 1, columns, values + i, row, sums + i, width, true);
-  for (; i < width; i += kLanes) tile_of<1, kTileRows>(rows, n, p, 1, columns, values + i, row, sums + i, width, true);
+void add_values(const Decode& d, int64_t rows, int64_t n, const float* p, const float* values, int64_t row, float* sums,
+                const char*& next, const char* end) {
+  constexpr int kRows = 2 * kTileRows / Vecs;
+  const int64_t parts = (rows + kRows - 1) / kRows, part = (rows + parts - 1) / parts, width = d.v_row;
+  for (int64_t i = 0; i < width; i += Vecs * kLanes)
+    for (int64_t m = 0; m < rows; m += part) {
+      const int64_t count = least(part, rows - m);
+      float* c = sums + m * width + i;
+      if (width - i < Vecs * kLanes)
+        for (int64_t v = 0; i + v < width; v += kLanes)
+          tile_of<1, kRows>(count, n, p + m, 1, d.columns, values + i + v, row, c + v, width, true);
+      else if (next < end)
+        tile_of<Vecs, kRows, true>(count, n, p + m, 1, d.columns, values + i, row, c, width, true, next);
+      else
+        tile_of<Vecs, kRows>(count, n, p + m, 1, d.columns, values + i, row, c, width, true);
+      next += 64 * n;
+    }
 }
 
 }  // namespace
@@ -173,18 +190,16 @@ void decode_chunk(const Decode& d, int64_t b, int64_t begin, int64_t end, int64_
         for (int64_t m = 0; m < least(s.T, j0 + j - seen + 1) * (s.H / s.G); ++m)
           p[j * d.columns + g * d.group + m] = kUnseen;
     softmax_columns(d, n, p, sums, top, total);
-    // Rows of sums in equal parts.
-    const int64_t rows = s.T * (s.H / s.G), parts = (rows + kTileRows - 1) / kTileRows;
-    const int64_t part = (rows + parts - 1) / parts;
+    const int64_t rows = s.T * (s.H / s.G);
+    const auto add = rows * 8 <= 2 * kTileRows   ? &add_values<8>
+                     : rows * 4 <= 2 * kTileRows ? &add_values<4>
+                                                 : &add_values<2>;
+    const int64_t key_bytes = s.G * s.K * (d.keys.halves ? 2 : 4);
+    const char* next = static_cast<const char*>(d.keys.data) + (at + n) * key_bytes;
+    const char* stop = next + least(d.block, end - j0 - n) * key_bytes;
     for (int64_t g = 0; g < s.G; ++g)
-      for (int64_t m = 0; m < rows; m += part) {
-        const int64_t count = least(part, rows - m), column = g * d.group + m;
-        const auto add = count * 8 <= 2 * kTileRows   ? &add_values<8>
-                         : count * 4 <= 2 * kTileRows ? &add_values<4>
-                                                      : &add_values<2>;
-        add(count, n, p + column, d.columns, values.data + g * values.head, values.row, sums + column * d.v_row,
-            d.v_row);
-      }
+      add(d, rows, n, p + g * d.group, values.data + g * values.head, values.row, sums + g * d.group * d.v_row, next,
+          stop);
   }
 }
 
