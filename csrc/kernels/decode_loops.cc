@@ -37,6 +37,20 @@ Rows staged(const Cached& cache, int64_t G, int64_t first, int64_t n, int64_t pa
   return {space, G * padded, padded};
 }
 
+// The next block of keys, which the tiles ask memory for, a line at a time, while they compute this one: the
+// processor's own prefetching does not follow so many rows at once.
+struct Ahead {
+  const char* at;
+  int64_t lines;
+
+  // Where the next count lines begin; after the last, the same place over and over, which costs next to nothing.
+  const char* next(int64_t count) {
+    const char* begin = at;
+    if (lines > 0) at += 64 * count, lines -= count;
+    return begin;
+  }
+};
+
 // The scores of Positions rows of keys against Heads queries, each a row of k_row numbers.
 template <int Heads, int Positions>
 void dots(const float* q, int64_t k_row, const float* keys, int64_t row, float* p, int64_t columns) {
@@ -75,7 +89,7 @@ int64_t panel_width(const Decode& d, int64_t column) {
 }
 
 // p (n x columns) = keys (n x K) times the packed queries. The keys, as they lie, are the left-hand side.
-void wide_scores(const Decode& d, const float* q, const Rows& keys, int64_t n, float* p) {
+void wide_scores(const Decode& d, const float* q, const Rows& keys, int64_t n, float* p, Ahead& ahead) {
   const int64_t K = d.sizes.K;
   constexpr int64_t kTall = 2 * kTileRows;
   for (int64_t m = 0, panel; m < d.columns; m += panel) {
@@ -85,11 +99,12 @@ void wide_scores(const Decode& d, const float* q, const Rows& keys, int64_t n, f
     int64_t j = 0;
     if (panel == kLanes)
       for (; j + kTall <= n; j += kTall)
-        tile<kTall, 1>(K, a + j * keys.row, keys.row, 1, b, panel, p + j * d.columns + m, d.columns, false);
-    const auto rest = panel == kLanes ? &tile_of<1> : &tile_of<2>;
+        tile<kTall, 1, true>(K, a + j * keys.row, keys.row, 1, b, panel, p + j * d.columns + m, d.columns, false,
+                             ahead.next(K));
+    const auto rest = panel == kLanes ? &tile_of<1, kTileRows, true> : &tile_of<2, kTileRows, true>;
     for (; j < n; j += kTileRows)
       rest(least(kTileRows, n - j), K, a + j * keys.row, keys.row, 1, b, panel, p + j * d.columns + m, d.columns, false,
-           nullptr);
+           ahead.next(K));
   }
 }
 
@@ -121,25 +136,21 @@ void softmax_columns(const Decode& d, int64_t n, float* p, float* sums, float* t
 }
 
 // sums (rows x v_row) += p^T values (n x v_row) of one key head, in tiles as wide as the registers allow. A panel of
-// values stays in the first-level cache while the rows pass by; meanwhile memory is asked for the numbers from next to
-// end, which the processor's own prefetching, confused by so many rows, would not bring in time.
+// values stays in the first-level cache while the rows pass by.
 template <int Vecs>
 void add_values(const Decode& d, int64_t rows, int64_t n, const float* p, const float* values, int64_t row, float* sums,
-                const char*& next, const char* end) {
+                Ahead& ahead) {
   constexpr int kRows = 2 * kTileRows / Vecs;
   const int64_t parts = (rows + kRows - 1) / kRows, part = (rows + parts - 1) / parts, width = d.v_row;
   for (int64_t i = 0; i < width; i += Vecs * kLanes)
     for (int64_t m = 0; m < rows; m += part) {
       const int64_t count = least(part, rows - m);
       float* c = sums + m * width + i;
-      if (width - i < Vecs * kLanes)
+      if (width - i >= Vecs * kLanes)
+        tile_of<Vecs, kRows, true>(count, n, p + m, 1, d.columns, values + i, row, c, width, true, ahead.next(n));
+      else
         for (int64_t v = 0; i + v < width; v += kLanes)
           tile_of<1, kRows>(count, n, p + m, 1, d.columns, values + i + v, row, c + v, width, true);
-      else if (next < end)
-        tile_of<Vecs, kRows, true>(count, n, p + m, 1, d.columns, values + i, row, c, width, true, next);
-      else
-        tile_of<Vecs, kRows>(count, n, p + m, 1, d.columns, values + i, row, c, width, true);
-      next += 64 * n;
     }
 }
 
@@ -178,8 +189,11 @@ void decode_chunk(const Decode& d, int64_t b, int64_t begin, int64_t end, int64_
     const int64_t n = least(d.block, end - j0), at = b * d.S + j0;
     const Rows keys = staged(d.keys, s.G, at, n, d.k_row, key_space);
     const Rows values = d.separate_values ? staged(d.values, s.G, at, n, d.v_row, value_space) : keys;
+    const int64_t row_bytes = s.G * s.K * (d.keys.halves ? 2 : 4);
+    Ahead ahead{static_cast<const char*>(d.keys.data) + (at + n) * row_bytes,
+                least(d.block, d.S - j0 - n) * row_bytes / 64};
     if (d.wide) {
-      wide_scores(d, q, keys, n, p);
+      wide_scores(d, q, keys, n, p, ahead);
     } else {
       int64_t j = 0;
       for (; j + 4 <= n; j += 4) few_scores<4>(d, q, keys, j, p + j * d.columns);
@@ -194,12 +208,8 @@ void decode_chunk(const Decode& d, int64_t b, int64_t begin, int64_t end, int64_
     const auto add = rows * 8 <= 2 * kTileRows   ? &add_values<8>
                      : rows * 4 <= 2 * kTileRows ? &add_values<4>
                                                  : &add_values<2>;
-    const int64_t key_bytes = s.G * s.K * (d.keys.halves ? 2 : 4);
-    const char* next = static_cast<const char*>(d.keys.data) + (at + n) * key_bytes;
-    const char* stop = next + least(d.block, end - j0 - n) * key_bytes;
     for (int64_t g = 0; g < s.G; ++g)
-      add(d, rows, n, p + g * d.group, values.data + g * values.head, values.row, sums + g * d.group * d.v_row, next,
-          stop);
+      add(d, rows, n, p + g * d.group, values.data + g * values.head, values.row, sums + g * d.group * d.v_row, ahead);
   }
 }
 
