@@ -17,15 +17,14 @@ SCALE = (M["qk_nope_head_dim"] + P) ** -0.5
 TORCH = ("torch matmul softmax matmul", "torch sdpa")
 CASES = [
     Case(
-        f"{MODEL} B{b} T{t}{note}", "forward", {"B": b, "T": t, "half": bool(note)}, limit,
-        work, () if note else TORCH,
+        f"{MODEL} B{b} T{t}{' bf16 cache' if half else ''}", "forward", {"B": b, "T": t, "half": half}, "fma",
+        2.0 * b * t * H * (2 * R + P),
+        # sdpa takes seconds where values are narrower than keys: once shows it.
+        () if half else TORCH if b * t == 4096 else TORCH[:1],
+        tolerance=1e-2 if half else 1e-4,
     )
     for b, t in ((1, 4096), (8, 4096), (1, 32768), (8, 32768))
-    for note, limit, work in (
-        ("", "fma", 2.0 * b * t * H * (2 * R + P)),
-        (" by bytes", "read", 4.0 * b * t * (R + P)),
-        (" bf16 cache", "fma", 2.0 * b * t * H * (2 * R + P)),
-    )
+    for half in (False, True)
 ]  # fmt: skip
 
 
