@@ -59,7 +59,7 @@ void* Arguments::mutable_data(const char* name, py::array& a, int rank) const {
   return a.mutable_data();
 }
 
-WeightView<2> Arguments::weight(const char* name, const py::array& a) const {
+DType Arguments::storage(const char* name, const py::array& a, int rank) const {
   const int number = a.dtype().num();
   DType dtype = DType::kFloat32;
   if (number == bfloat16_number())
@@ -70,9 +70,14 @@ WeightView<2> Arguments::weight(const char* name, const py::array& a) const {
     throw py::type_error("[" + std::string(op_) + "] " + name + " must be float32, bfloat16 or float16, got " +
                          type_name(a.dtype()));
   ATTNEDIT_CHECK(a.flags() & py::array::c_style, op_, name, " must be contiguous in row-major order");
-  ATTNEDIT_CHECK(a.ndim() == 2, op_, name, " must have 2 dimensions, got ", a.ndim());
+  ATTNEDIT_CHECK(a.ndim() == rank, op_, name, " must have ", rank, " dimensions, got ", a.ndim());
   note(name, a, false);
-  return {a.data(), dtype, shape<2>(a)};
+  return dtype;
+}
+
+kernels::GateActivation gate_activation(const char* op, const std::string& name) {
+  ATTNEDIT_CHECK(name == "sigmoid" || name == "softplus", op, "activation must be sigmoid or softplus, got ", name);
+  return name == "sigmoid" ? kernels::GateActivation::kSigmoid : kernels::GateActivation::kSoftplus;
 }
 
 }  // namespace attnedit::bindings

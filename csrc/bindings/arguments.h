@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/attention.h"
 #include "runtime/check.h"
 #include "runtime/memory.h"
 #include "runtime/task.h"
@@ -67,8 +68,17 @@ class Arguments {
     note(name, a, true);
     return {static_cast<int32_t*>(a.mutable_data()), {a.size()}};
   }
-  // A matrix of any storage type.
-  WeightView<2> weight(const char* name, const py::array& a) const;
+  // A matrix, or a cache, of any storage type.
+  template <int R = 2>
+  WeightView<R> weight(const char* name, const py::array& a) const {
+    const DType dtype = storage(name, a, R);
+    return {a.data(), dtype, shape<R>(a)};
+  }
+  // (B,S,heads*K) -> (B,S,heads,K)
+  WeightView<4> stored_heads(const char* name, const py::array& a, int64_t heads) const {
+    const DType dtype = storage(name, a, 3);
+    return {a.data(), dtype, split(name, a, heads)};
+  }
 
  private:
   template <int R>
@@ -88,6 +98,7 @@ class Arguments {
                    " heads, got ", a.shape(2));
     return {a.shape(0), a.shape(1), heads, a.shape(2) / heads};
   }
+  DType storage(const char* name, const py::array& a, int rank) const;
   void check_type(const char* name, const py::array& a, const py::dtype& wanted, const char* wanted_name) const;
   const void* data(const char* name, const py::array& a, int rank = -1, bool written = false) const;
   void* mutable_data(const char* name, py::array& a, int rank = -1) const;
@@ -108,6 +119,8 @@ class Arguments {
 inline View<const int32_t, 1> view(const std::shared_ptr<std::vector<int32_t>>& tokens) {
   return {tokens->data(), {static_cast<int64_t>(tokens->size())}};
 }
+kernels::GateActivation gate_activation(const char* op, const std::string& name);
+
 // The task, holding on to what it reads.
 template <class T>
 Task keep(std::shared_ptr<T> what, Task task) {

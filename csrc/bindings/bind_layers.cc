@@ -15,12 +15,6 @@ using namespace attnedit::kernels;
 
 RopeLayout layout(bool interleaved) { return interleaved ? RopeLayout::kInterleaved : RopeLayout::kHalfSplit; }
 
-AttentionOptions attention_options(float scale, int64_t window, const std::string& activation) {
-  ATTNEDIT_CHECK(activation == "sigmoid" || activation == "softplus", "attention",
-                 "activation must be sigmoid or softplus, got ", activation);
-  return {scale, window, activation == "sigmoid" ? GateActivation::kSigmoid : GateActivation::kSoftplus};
-}
-
 void bind_linear(py::module_& m) {
   m.def("gemm_forward", [](py::array x, py::array weight, MaybeArray bias, py::array y) {
     const Arguments a("linear");
@@ -111,7 +105,7 @@ void bind_attention(py::module_& m) {
     const auto q_ = a.heads("q", q, heads), k_ = a.heads("k", k, kv_heads), v_ = a.heads("v", v, kv_heads);
     const Workspace scratch(attention_forward_workspace(q_.dim(0), q_.dim(1), heads, kv_heads, q_.dim(3), v_.dim(3)));
     a.launch(attention_forward(q_, k_, v_, gate ? a.heads("gate", *gate, heads) : View<const float, 4>{},
-                               attention_options(scale, window, activation), a.out_heads("o", o, heads),
+                               {scale, window, gate_activation("attention", activation)}, a.out_heads("o", o, heads),
                                y ? a.out_heads("y", *y, heads) : View<float, 4>{}, a.out<3>("lse", lse),
                                scratch.view()));
   });
@@ -124,7 +118,7 @@ void bind_attention(py::module_& m) {
     const Workspace scratch(attention_backward_workspace(q_.dim(0), q_.dim(1), heads, kv_heads, q_.dim(3), v_.dim(3)));
     a.launch(attention_backward(
         a.heads("dy", dy, heads), q_, k_, v_, gate ? a.heads("gate", *gate, heads) : View<const float, 4>{},
-        attention_options(scale, window, activation), a.heads("o", o, heads), a.in<3>("lse", lse),
+        {scale, window, gate_activation("attention_backward", activation)}, a.heads("o", o, heads), a.in<3>("lse", lse),
         a.out_heads("dq", dq, heads), a.out_heads("dk", dk, kv_heads), a.out_heads("dv", dv, kv_heads),
         dgate ? a.out_heads("dgate", *dgate, heads) : View<float, 4>{}, scratch.view()));
   });

@@ -4,6 +4,7 @@ namespace attnedit::bindings {
 void bind_runtime(pybind11::module_& m);
 void bind_tensor(pybind11::module_& m);
 void bind_layers(pybind11::module_& m);
+void bind_decode(pybind11::module_& m);
 void bind_losses(pybind11::module_& m);
 }  // namespace attnedit::bindings
 
@@ -13,5 +14,6 @@ PYBIND11_MODULE(_core, m) {
   attnedit::bindings::bind_runtime(m);
   attnedit::bindings::bind_tensor(m);
   attnedit::bindings::bind_layers(m);
+  attnedit::bindings::bind_decode(m);
   attnedit::bindings::bind_losses(m);
 }

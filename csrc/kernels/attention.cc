@@ -21,8 +21,6 @@ ATTNEDIT_LOOPS(void attention_pack(const AttentionForward& f, int64_t b, int64_t
 namespace attnedit::kernels::ATTNEDIT_ISA {
 namespace {
 
-constexpr float kUnseen = -1e30f;
-
 // One row of a block of scores becomes 2^(score - top), where top is the greatest score so far: exact zeros outside
 // the keys that it sees, written as far as the products of its tile will read. Returns the factor by which what was
 // summed under the former top must shrink.
@@ -51,14 +49,6 @@ float softmax_row(float* s, Band seen, Band read, float& top, float& total) {
   total = total * shrink + sum(sums);
   top = now;
   return shrink;
-}
-
-// y = activation(gate) * o
-void apply_gate(const AttentionSizes& s, const float* gate, const float* o, float* y) {
-  for (int64_t j = 0; j < s.Kv; j += kLanes) {
-    const Vec x = s.gate_width == 1 ? splat(gate[0]) : load_row(gate, j, s.Kv);
-    store_row(y, j, s.Kv, activation(s, x) * load_row(o, j, s.Kv));
-  }
 }
 
 }  // namespace

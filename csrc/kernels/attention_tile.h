@@ -20,6 +20,7 @@ constexpr int64_t kQueries = 96;
 constexpr int64_t kKeys = 192;
 constexpr int64_t kScoreRow = kKeys + 16;
 constexpr int64_t kLine = 16;  // floats in a cache line
+constexpr float kUnseen = -1e30f;
 
 [[maybe_unused]] constexpr int64_t whole_lines(int64_t n) { return (n + kLine - 1) / kLine * kLine; }
 // An odd number of cache lines, so that the rows of a block spread over all sets of the cache.
@@ -89,6 +90,14 @@ inline Vec sigmoid(Vec x) { return 1.f / (1.f + exp(-max(splat(-87.f), x))); }
   width - j >= kLanes ? store(x + j, v) : store_part(x + j, v, width - j);
 }
 
+// y = activation(gate) * o
+[[maybe_unused]] inline void apply_gate(const AttentionSizes& s, const float* gate, const float* o, float* y) {
+  for (int64_t j = 0; j < s.Kv; j += kLanes) {
+    const Vec x = s.gate_width == 1 ? splat(gate[0]) : load_row(gate, j, s.Kv);
+    store_row(y, j, s.Kv, activation(s, x) * load_row(o, j, s.Kv));
+  }
+}
+
 }  // namespace
 }  // namespace attnedit::kernels
 
@@ -99,8 +108,8 @@ inline Vec sigmoid(Vec x) { return 1.f / (1.f + exp(-max(splat(-87.f), x))); }
 namespace attnedit::kernels {
 namespace {
 
-template <class T, int R>
-void check_shape(const char* op, const char* what, View<T, R> view, decltype(view.shape) want) {
+template <class AnyView>
+void check_shape(const char* op, const char* what, const AnyView& view, decltype(view.shape) want) {
   ATTNEDIT_CHECK(view.shape == want, op, what, " must have shape ", to_string(want), ", got ", to_string(view.shape));
 }
 
@@ -109,17 +118,26 @@ inline void check_workspace(const char* op, View<float, 1> workspace, int64_t ne
                  workspace.size());
 }
 
+inline void check_heads(const char* op, int64_t H, int64_t G) {
+  ATTNEDIT_CHECK(G > 0 && H % G == 0, op, "k must have a number of heads that divides ", H, ", got ", G);
+}
+
+// o: the shape of the output
+inline void check_gate(const char* op, View<const float, 4> gate, std::array<int64_t, 4> o) {
+  auto per_head = o;
+  per_head[3] = 1;
+  ATTNEDIT_CHECK(!gate || gate.shape == per_head || gate.shape == o, op, "gate must have shape ", to_string(per_head),
+                 " or ", to_string(o), ", got ", to_string(gate.shape));
+}
+
 inline AttentionSizes checked_sizes(const char* op, View<const float, 4> q, View<const float, 4> k,
                                     View<const float, 4> v, View<const float, 4> gate, AttentionOptions options) {
   const auto [B, T, H, K] = q.shape;
   const int64_t G = k.dim(2), Kv = v.dim(3);
   check_shape(op, "k", k, {B, T, G, K});
   check_shape(op, "v", v, {B, T, G, Kv});
-  ATTNEDIT_CHECK(G > 0 && H % G == 0, op, "k must have a number of heads that divides ", H, ", got ", G);
-  ATTNEDIT_CHECK(!gate || gate.dim(3) == 1 || gate.dim(3) == Kv, op, "gate must have shape ",
-                 to_string(std::array{B, T, H, int64_t{1}}), " or ", to_string(std::array{B, T, H, Kv}), ", got ",
-                 to_string(gate.shape));
-  if (gate) check_shape(op, "gate", gate, {B, T, H, gate.dim(3)});
+  check_heads(op, H, G);
+  check_gate(op, gate, {B, T, H, Kv});
   const bool windowed = options.window > 0 && options.window < T;
   return {T,
           H,

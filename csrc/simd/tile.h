@@ -37,41 +37,44 @@ struct Band {
   int64_t begin, end;
 };
 
-template <int Rows, int Vecs>
+// With Ahead, every k asks for the next cache line of memory that somebody will read soon: next, next + 64, ... bytes.
+template <int Rows, int Vecs, bool Ahead = false>
 __attribute__((noinline)) void tile(int64_t K, const float* __restrict a, int64_t a_row, int64_t a_column,
                                     const float* __restrict b, int64_t b_row, float* __restrict c, int64_t c_row,
-                                    bool accumulate) {
+                                    bool accumulate, const char* next = nullptr) {
   Vec sums[Rows][Vecs];
-#pragma GCC unroll 16
+#pragma GCC unroll 24
   for (int m = 0; m < Rows; ++m)
-#pragma GCC unroll 2
+#pragma GCC unroll 8
     for (int n = 0; n < Vecs; ++n) sums[m][n] = accumulate ? load(c + m * c_row + n * kLanes) : Vec{};
   for (int64_t k = 0; k < K; ++k) {
+    if constexpr (Ahead) __builtin_prefetch(next + 64 * k, 0, 2);
     Vec b_k[Vecs];
-#pragma GCC unroll 2
+#pragma GCC unroll 8
     for (int n = 0; n < Vecs; ++n) b_k[n] = load(b + n * kLanes);
-#pragma GCC unroll 16
+#pragma GCC unroll 24
     for (int m = 0; m < Rows; ++m) {
       const float a_mk = a[m * a_row];
-#pragma GCC unroll 2
+#pragma GCC unroll 8
       for (int n = 0; n < Vecs; ++n) sums[m][n] += a_mk * b_k[n];
     }
     a += a_column;
     b += b_row;
   }
-#pragma GCC unroll 16
+#pragma GCC unroll 24
   for (int m = 0; m < Rows; ++m)
-#pragma GCC unroll 2
+#pragma GCC unroll 8
     for (int n = 0; n < Vecs; ++n) store(c + m * c_row + n * kLanes, sums[m][n]);
 }
 
 // The tile with exactly this many rows: the last rows of a matrix.
-template <int Vecs, int Rows = kTileRows>
+template <int Vecs, int Rows = kTileRows, bool Ahead = false>
 inline void tile_of(int64_t rows, int64_t K, const float* a, int64_t a_row, int64_t a_column, const float* b,
-                    int64_t b_row, float* c, int64_t c_row, bool accumulate) {
+                    int64_t b_row, float* c, int64_t c_row, bool accumulate, const char* next = nullptr) {
   if constexpr (Rows > 1)
-    if (rows < Rows) return tile_of<Vecs, Rows - 1>(rows, K, a, a_row, a_column, b, b_row, c, c_row, accumulate);
-  tile<Rows, Vecs>(K, a, a_row, a_column, b, b_row, c, c_row, accumulate);
+    if (rows < Rows)
+      return tile_of<Vecs, Rows - 1, Ahead>(rows, K, a, a_row, a_column, b, b_row, c, c_row, accumulate, next);
+  tile<Rows, Vecs, Ahead>(K, a, a_row, a_column, b, b_row, c, c_row, accumulate, next);
 }
 
 // The same for a packed strip (K, Rows) and a packed panel (K, kTileWidth): constant strides leave the loop nothing to

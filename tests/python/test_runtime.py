@@ -370,7 +370,7 @@ def test_outputs_that_share_memory_are_refused_and_untouched() -> None:
     with pytest.raises(ValueError, match=r"\[rope\] y must not share memory with x"):
         ones = np.ones((2, 1), np.float32)
         x = np.ones((1, 2, 2), np.float32)
-        _core.rope_forward(x, ones, ones, 0, 1, False, x)
+        _core.rope_forward(x, ones, ones, 0, 1, 0, False, x)
     runtime.synchronize()
     np.testing.assert_array_equal(memory, np.arange(12, dtype=np.float32))
     _core.add(a, b, a)  # element by element: in place is right

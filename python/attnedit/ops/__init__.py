@@ -4,6 +4,7 @@ Activations are [B, T, width]; heads lie side by side in the last dimension. N b
 """
 
 from attnedit.ops.attention import attention, mla_compress, mla_expand
+from attnedit.ops.decode import decode_attention, mla_decode
 from attnedit.ops.layers import add, embedding, linear, rms_norm, rope, swiglu
 from attnedit.ops.losses import cosine_loss, cross_entropy, fused_kl, fused_mse
 
@@ -12,11 +13,13 @@ __all__ = [
     "attention",
     "cosine_loss",
     "cross_entropy",
+    "decode_attention",
     "embedding",
     "fused_kl",
     "fused_mse",
     "linear",
     "mla_compress",
+    "mla_decode",
     "mla_expand",
     "rms_norm",
     "rope",

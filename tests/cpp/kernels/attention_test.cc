@@ -231,15 +231,6 @@ TEST(AttentionEdges, NanIsNotHidden) {
   });
 }
 
-std::string message(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const std::invalid_argument& e) {
-    return e.what();
-  }
-  return "nothing was raised";
-}
-
 TEST(AttentionMessages, NameWhatWasWanted) {
   std::vector<float> x(64);
   const auto call = [&](std::array<int64_t, 4> k, std::array<int64_t, 4> v, std::array<int64_t, 4> gate, bool y,

@@ -3,7 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <complex>
+#include <functional>
 #include <random>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "runtime/parallel.h"
@@ -84,6 +87,16 @@ void expect_same_bits_for_any_threads(const F& compute) {
     EXPECT_EQ(compute(), first) << threads << " threads";
   }
   set_num_threads(before);
+}
+
+// What body raised.
+inline std::string message(const std::function<void()>& body) {
+  try {
+    body();
+  } catch (const std::invalid_argument& e) {
+    return e.what();
+  }
+  return "nothing was raised";
 }
 
 }  // namespace attnedit::testing
