@@ -1,6 +1,7 @@
 """ae.profile: what ran, where, for how long, and what it moved."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def test_a_step_becomes_a_trace(tmp_path: Path) -> None:
     assert add["tid"] != linear["tid"]
     assert all(e["dur"] >= 0 and e["ts"] >= 0 for e in ran)
     one_stream = sorted((e for e in ran if e["tid"] == linear["tid"]), key=lambda e: e["ts"])
-    assert all(a["ts"] + a["dur"] <= b["ts"] + 1e-3 for a, b in zip(one_stream, one_stream[1:], strict=False))
+    assert all(a["ts"] + a["dur"] <= b["ts"] + 1e-3 for a, b in pairwise(one_stream))
     named = {e["args"]["name"] for e in events if e["ph"] == "M"}
     assert runtime.get_device_name(0) in named and len(named) == 3
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import attnedit as ae
-from attnedit import distill
+from attnedit import distill, runtime
 from attnedit.distill.loop import Losses, Saved, descend, train
 from attnedit.distill.optimizer import Method, Optimizer
 from attnedit.distill.schedule import Schedule
@@ -153,3 +153,18 @@ def test_a_stopped_loop_continues_with_the_same_bits(tmp_path: Path, at: int, me
     with pytest.raises(Stop):
         run(tmp_path / "b", at)
     np.testing.assert_array_equal(run(tmp_path / "b", None), undisturbed)
+
+
+@pytest.mark.parametrize("phase", ["layerwise", "modelwise"])
+def test_a_step_takes_no_fresh_memory_after_the_first(teacher: Decoder, rows: np.ndarray, phase: str) -> None:
+    """Fresh pages cost more than arithmetic: whatever a step needs is in the pool since the first ones."""
+    student, reserved = student_of(teacher, rows), []
+
+    def watch(*_: object) -> None:
+        reserved.append(runtime.memory_stats()["reserved_bytes.all.current"])
+
+    if phase == "layerwise":
+        distill.layerwise(student, teacher, rows, PHASE1, layers=[0], on_step=watch)
+    else:
+        distill.modelwise(student, teacher, rows, PHASE2, on_step=watch)
+    assert len(reserved) > 12 and len(set(reserved[2:])) == 1
