@@ -63,7 +63,10 @@ def evaluate(
     length = min(2048, longest) if sequence_length is None else sequence_length
     if length > longest:
         raise ValueError(f"[evaluate] sequence_length must be at most the models' {longest}, got {length}")
-    rows = heldout_rows(Tokenizer(teacher).encode_documents(documents), length)
+    tokenizer = Tokenizer(teacher)
+    if Tokenizer(student).fingerprint() != tokenizer.fingerprint():
+        raise ValueError(f"[evaluate] {student} and {teacher} must have the same tokenizer.json, theirs differ")
+    rows = heldout_rows(tokenizer.encode_documents(documents), length)
     print(json.dumps(asdict(ae.evaluate(*models, rows)), indent=1))
 
 
@@ -127,9 +130,11 @@ def export(
 @app.command()
 def table(runs: Annotated[list[Path], typer.Argument(help="run folders")]) -> None:
     """Finished runs side by side."""
+    from attnedit.checkpoint import read_object
     from attnedit.evaluate.report import table as side_by_side
 
-    reports: dict[str, Any] = {run.name: json.loads((run / "report.json").read_text()) for run in runs}
+    short = len({run.name for run in runs}) == len(runs)
+    reports: dict[str, Any] = {run.name if short else str(run): read_object(run / "report.json") for run in runs}
     try:
         print(side_by_side(reports))
     except KeyError as error:
@@ -152,7 +157,8 @@ def main() -> None:
         if isinstance(
             error, OSError | ValueError | TypeError | MemoryError | ArithmeticError | RuntimeError
         ) or hasattr(error, "format_message"):
-            print(f"attnedit: {' '.join(str(text).split())}", file=sys.stderr)
+            if text.strip():  # none behind the help that a bare call prints
+                print(f"attnedit: {' '.join(text.split())}", file=sys.stderr)
             sys.exit(2)
         raise
     if code == 130:

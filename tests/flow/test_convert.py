@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,9 +167,10 @@ def assert_refused(done: subprocess.CompletedProcess[str], message: str) -> None
         ({"modelwise": {"learning_rate": float("nan")}}, "modelwise.learning_rate"),
         ({"modelwise": {"batch_tokens": 10_000_000}}, "needs"),
         ({"teacher": "nowhere"}, "nowhere"),
-        ({"memory_limit_gib": 1e-6}, "memory_limit_gib allows 1.05 KiB, but about 1."),
+        ({"memory_limit_gib": 1e-6}, "memory_limit_gib allows 1.05 KiB, but about "),
         ({"run": "corpus.txt"}, "run must be a folder"),
         ({"run": "."}, "holds corpus.txt"),
+        ({"target": {"attention": "mla", "kv_lora_rank": 12, "layers": []}}, "layers must name at least one layer"),
     ],
 )
 def test_a_bad_recipe_is_refused_in_one_line(tmp_path: Path, changes: dict[str, object], message: str) -> None:
@@ -188,6 +190,63 @@ def test_a_run_made_from_other_inputs_is_refused(finished: Path) -> None:
     other = finished / "other.yaml"
     other.write_text(text.replace("kv_lora_rank: 12", "kv_lora_rank: 10"))
     assert_refused(attnedit("convert", other), "recipe.target.kv_lora_rank is 10 now and was 12")
+
+
+def test_a_finished_run_is_not_taken_for_another_texts(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "copy")
+    with (tmp_path / "copy/corpus.txt").open("a") as file:
+        file.write("\n\none more document")
+    assert_refused(attnedit("convert", tmp_path / "copy/recipe.yaml"), "was made from other inputs: corpus is ")
+    shutil.copy(finished / "corpus.txt", tmp_path / "copy")
+    path = tmp_path / "copy/teacher/model.safetensors"
+    save_file({name: 2 * array for name, array in load_file(path).items()}, path)
+    assert_refused(attnedit("convert", tmp_path / "copy/recipe.yaml"), "was made from other inputs: teacher")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("modelwise/state.safetensors", "cut"),
+        ("layerwise/layer_001/state.safetensors", "cut"),
+        ("edit/attention.safetensors", "cut"),
+        ("edit/config.json", "{"),
+        ("evaluations/modelwise.json", "{}"),
+        ("provenance.json", "[]"),
+    ],
+)
+def test_a_damaged_run_folder_is_named(finished: Path, tmp_path: Path, name: str, content: str) -> None:
+    shutil.copytree(finished, tmp_path / "copy")
+    run = tmp_path / "copy/run"
+    shutil.rmtree(run / "student")
+    damaged = (run / name).read_bytes()[:-9] if content == "cut" else content.encode()
+    (run / name).write_bytes(damaged)
+    assert_refused(attnedit("convert", tmp_path / "copy/recipe.yaml"), str(run / name))
+
+
+def test_an_export_that_does_not_hold_leaves_nothing(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "teacher", tmp_path / "teacher")
+    path = tmp_path / "teacher/model.safetensors"
+    tensors = load_file(path)
+    tensors["model.layers.1.mlp.down_proj.weight"] = tensors["model.layers.1.mlp.down_proj.weight"] + np.float32(1e30)
+    save_file(tensors, path)
+    done = attnedit("export", tmp_path / "teacher", "--out", tmp_path / "out", "--dtype", "float16")
+    assert_refused(done, "model.layers.1.mlp.down_proj.weight holds NaN or Inf")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["teacher"]
+    shutil.copy(finished / "corpus.txt", tmp_path)
+    recipe = write_recipe(tmp_path, target={"attention": "mla", "kv_lora_rank": 12, "init": "svd"})
+    assert_refused(attnedit("convert", recipe), "is nan")
+
+
+def test_what_makes_figures_worthless_is_told(finished: Path, tmp_path: Path) -> None:
+    data = {"train": ["corpus.txt"], "heldout": ["corpus.txt"], "separator": "\n\n", "sequence_length": 32}
+    done = attnedit("convert", write_recipe(tmp_path, data=data, layerwise={"tokens": 500}, modelwise={"tokens": 500}))
+    assert done.returncode == 0 and "warning: 200 of 200 held-out documents are trained on too" in done.stderr
+    text = (tmp_path / "teacher/tokenizer.json").read_text()
+    (tmp_path / "teacher/tokenizer.json").write_text(text + " ")
+    compared = ["--teacher", tmp_path / "teacher", "--text", tmp_path / "corpus.txt"]
+    assert_refused(attnedit("evaluate", tmp_path / "run/student", *compared), "must have the same tokenizer.json")
+    rows = attnedit("table", tmp_path / "run", finished / "run").stdout
+    assert str(tmp_path / "run") in rows and str(finished / "run") in rows
 
 
 def broken(folder: Path, change: str) -> Path:

@@ -6,6 +6,8 @@ whole or not at all.
 
 from attnedit.checkpoint.atomic import atomic_write
 from attnedit.checkpoint.folder import Checkpoint
+from attnedit.checkpoint.json_object import read_object
+from attnedit.checkpoint.safetensors_file import read_arrays
 from attnedit.checkpoint.save import save_checkpoint
 
-__all__ = ["Checkpoint", "atomic_write", "save_checkpoint"]
+__all__ = ["Checkpoint", "atomic_write", "read_arrays", "read_object", "save_checkpoint"]

@@ -7,6 +7,7 @@ The format: https://huggingface.co/docs/safetensors. The PyPI reader copies each
 
 import math
 import mmap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -125,3 +126,9 @@ def _tensor(where: str, entry: Any, data_begin: int) -> Stored:
 
 def _are_sizes(values: Any) -> bool:
     return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
+
+
+def read_arrays(path: Path) -> Mapping[str, Array]:
+    """The arrays that a run stored, mapped. A damaged file raises ValueError with its name."""
+    file = SafetensorsFile(path)
+    return {name: file.array(name) for name in file.stored}

@@ -15,15 +15,26 @@ class Corpus:
     train: Array  # int32 [R, sequence_length]
     heldout: list[Array]  # a document a row
     heldout_bytes: int  # of text that the held-out rows cover
-    fingerprint: str
 
 
-def read_corpus(recipe: Recipe, tokenizer: Tokenizer, config: DecoderConfig) -> Corpus:
-    data, length = recipe.data, recipe.sequence_length
-    if tokenizer.vocab_size > config.vocab_size:
-        raise ValueError(
-            f"[data] the tokenizer has {tokenizer.vocab_size} tokens, the teacher's vocabulary only {config.vocab_size}"
-        )
+@dataclass(frozen=True)
+class Texts:
+    training: list[str]
+    heldout: list[str]
+
+    @property
+    def fingerprint(self) -> str:
+        return text_hash([*self.training, "", *self.heldout])
+
+    @property
+    def warning(self) -> str | None:
+        """What makes the held-out figures worth little; None where nothing does."""
+        both = len(set(self.heldout) & set(self.training))
+        return f"{both:,} of {len(self.heldout):,} held-out documents are trained on too" if both else None
+
+
+def read_texts(recipe: Recipe) -> Texts:
+    data = recipe.data
     documents = read_documents(data.train, data.separator, Path())
     if data.heldout is not None:
         training, heldout = documents, read_documents(data.heldout, data.separator, Path())
@@ -37,7 +48,15 @@ def read_corpus(recipe: Recipe, tokenizer: Tokenizer, config: DecoderConfig) -> 
     training = training[: data.train_documents]
     if data.heldout_documents is not None:
         heldout = heldout[-data.heldout_documents :]
-    rows = pack(tokenizer.encode_documents(training), length, tokenizer.document_separator).tokens
-    kept_rows = heldout_rows(tokenizer.encode_documents(heldout), length)
+    return Texts(training, heldout)
+
+
+def read_corpus(texts: Texts, length: int, tokenizer: Tokenizer, config: DecoderConfig) -> Corpus:
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(
+            f"[data] the tokenizer has {tokenizer.vocab_size} tokens, the teacher's vocabulary only {config.vocab_size}"
+        )
+    rows = pack(tokenizer.encode_documents(texts.training), length, tokenizer.document_separator).tokens
+    kept_rows = heldout_rows(tokenizer.encode_documents(texts.heldout), length)
     covered = sum(len(tokenizer.decode(row).encode()) for row in kept_rows)
-    return Corpus(rows, kept_rows, covered, text_hash([*training, "", *heldout]))
+    return Corpus(rows, kept_rows, covered)

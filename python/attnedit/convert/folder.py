@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from attnedit.checkpoint import atomic_write
+from attnedit.checkpoint import atomic_write, read_object
 
 PROVENANCE, LOCK = "provenance.json", ".lock"
 
@@ -57,7 +57,7 @@ def require_same_inputs(folder: Path, inputs: Mapping[str, Any]) -> None:
     path = folder / PROVENANCE
     if not path.exists():
         return
-    made_from = json.loads(path.read_text())
+    made_from = read_object(path)
     mine, theirs = flat(json.loads(json.dumps(inputs))), flat({k: v for k, v in made_from.items() if k in inputs})
     for key in sorted(mine.keys() | theirs.keys()):
         if mine.get(key) != theirs.get(key):
@@ -67,12 +67,14 @@ def require_same_inputs(folder: Path, inputs: Mapping[str, Any]) -> None:
             )
 
 
-def kept(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The JSON result at path, computed at first need."""
+def kept(path: Path, compute: Callable[[], dict[str, Any]], names: Collection[str] = ()) -> dict[str, Any]:
+    """The JSON result at path, computed at first need; it must hold at least `names`."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, json.dumps(compute(), indent=1))
-    result: dict[str, Any] = json.loads(path.read_text())
+    result = read_object(path)
+    if not result.keys() >= set(names):
+        raise ValueError(f"[convert] {path} is not a result of this version; remove it to compute it again")
     return result
 
 

@@ -6,6 +6,7 @@ from attnedit.checkpoint import Checkpoint
 from attnedit.convert.recipe import Recipe
 from attnedit.distill.budget import Steps, steps_for
 from attnedit.edit import MLA, GateSWA
+from attnedit.edit.edit import AUTO_TOKENS, CALIBRATION_TOKENS
 from attnedit.evaluate.cache import cache_size
 from attnedit.models import Decoder, DecoderConfig
 from attnedit.models.load import family_of
@@ -30,14 +31,15 @@ class Plan:
     modelwise_steps: Steps
     layerwise_flops: float
     modelwise_flops: float
-    layerwise_memory: int  # at the peak; the mapped weights are counted, though the system may drop them
+    edit_memory: int  # at the peak; the mapped weights are counted, though the system may drop them
+    layerwise_memory: int
     modelwise_memory: int
     disk: int  # at most
     activations: int  # of the disk, while phase 1 runs
 
     @property
     def peak_memory(self) -> int:
-        return max(self.layerwise_memory, self.modelwise_memory)
+        return max(self.edit_memory, self.layerwise_memory, self.modelwise_memory)
 
     @property
     def warning(self) -> str | None:
@@ -69,8 +71,8 @@ class Plan:
             f"{self.layerwise_flops / 1e12:,.3g} TFLOP",
             "phase 2": f"{second.steps:,} steps of {second.rows * length:,} tokens, "
             f"{self.modelwise_flops / 1e12:,.3g} TFLOP",
-            "peak memory": f"phase 1 {in_bytes(self.layerwise_memory)}, phase 2 {in_bytes(self.modelwise_memory)}, "
-            "mapped weights included",
+            "peak memory": f"edit {in_bytes(self.edit_memory)}, phase 1 {in_bytes(self.layerwise_memory)}, "
+            f"phase 2 {in_bytes(self.modelwise_memory)}, mapped weights included",
             "disk": f"{in_bytes(self.disk)} at most, {in_bytes(self.activations)} of it during phase 1 only",
             f"KV cache at {context:,} tokens": f"{in_bytes(theirs)} -> {in_bytes(ours)} "
             f"({100 * (ours / theirs - 1):+.1f} %)",
@@ -101,6 +103,8 @@ def plan(recipe: Recipe) -> Plan:
     alone = sum(
         forward_flops(source, i, length, mlp=False) + 3 * forward_flops(target, i, length, mlp=False) for i in edited
     )
+    fixed = weights + scratch_bytes(source)
+    measured = calibration_tokens(recipe.target, source)
     activations = 2 * recipe.layerwise.tokens * source.hidden_size * 4
     return Plan(
         source=source,
@@ -112,11 +116,15 @@ def plan(recipe: Recipe) -> Plan:
         layerwise_flops=recipe.layerwise.tokens * alone,
         modelwise_flops=recipe.modelwise.tokens * (once + 4 * head),
         # parameter, gradient and two moments of what trains; the start it may go back to
-        layerwise_memory=weights
+        layerwise_memory=fixed
         + 4 * attention
         + 20 * max(new.values(), default=0)
         + first.micro_rows * length * 4 * max((saved_numbers(target, i) for i in edited), default=0),
-        modelwise_memory=weights + 20 * trained + kept,
+        modelwise_memory=fixed + 20 * trained + kept,
+        # A forward pass that keeps nothing holds somewhat over half of what the tape would keep of one block.
+        edit_memory=fixed
+        + 4 * attention
+        + int(0.6 * 4 * max(measured, length) * max(saved_numbers(source, i) for i in layers)),
         disk=activations + 4 * student.num_parameters() + 12 * (attention + trained),
         activations=activations,
     )
@@ -151,6 +159,19 @@ def forward_flops(config: DecoderConfig, layer: int, length: int, mlp: bool = Tr
     if mlp:
         products += 3 * hidden * config.intermediate_size
     return 2 * products + 2 * heads * (key + value) * seen
+
+
+def calibration_tokens(target: MLA | GateSWA, source: DecoderConfig) -> int:
+    """The tokens of one forward pass while the edit looks at the teacher."""
+    if isinstance(target, MLA):
+        return CALIBRATION_TOKENS if target.init == "regression" else 0
+    return AUTO_TOKENS if target.fixed_full_layers(source) is None else 0
+
+
+def scratch_bytes(config: DecoderConfig) -> int:
+    """The largest kernels' scratch: the losses' blocks of 512 tokens x 768 logits, packed operands, a product's."""
+    hidden = config.hidden_size
+    return 4 * (3 * 512 * 768 + 768 * hidden + 3 * 512 * hidden) + (4 << 20)
 
 
 def saved_numbers(config: DecoderConfig, layer: int) -> int:

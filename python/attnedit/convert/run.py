@@ -10,18 +10,18 @@ run/  provenance.json recipe.yaml   corpus and teacher hashes, the resolved reci
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 import attnedit
 from attnedit import distill, runtime
-from attnedit.checkpoint import Checkpoint, atomic_write
-from attnedit.convert.corpus import Corpus, read_corpus
+from attnedit.checkpoint import Checkpoint, atomic_write, read_arrays
+from attnedit.convert.corpus import Corpus, read_corpus, read_texts
 from attnedit.convert.folder import PROVENANCE, kept, owned, require_ours, require_same_inputs
 from attnedit.convert.plan import in_bytes, plan
 from attnedit.convert.progress import Progress
@@ -30,6 +30,7 @@ from attnedit.data import Tokenizer, require_rows
 from attnedit.distill.budget import edited_layers, steps_for
 from attnedit.edit import edit, student_of
 from attnedit.evaluate import evaluate
+from attnedit.evaluate.compare import Comparison
 from attnedit.evaluate.report import write_report
 from attnedit.export import export
 from attnedit.models import Decoder, load
@@ -53,24 +54,29 @@ def convert(recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
         progress.warn(planned.warning)
     recipe = recipe.fitted(planned.source.rope.max_position_embeddings)
     run = Path(recipe.run)
-    inputs = {"version": attnedit.__version__, "recipe": recipe.decisive()}
     require_ours(run)
+    require_same_inputs(run, {"version": attnedit.__version__, "recipe": recipe.decisive()})
+    tokenizer, texts = Tokenizer(recipe.teacher), read_texts(recipe)
+    inputs = {
+        "version": attnedit.__version__,
+        "recipe": recipe.decisive(),
+        "teacher": Checkpoint.open(recipe.teacher).fingerprint(),
+        "tokenizer": tokenizer.fingerprint(),
+        "corpus": texts.fingerprint,
+    }
     require_same_inputs(run, inputs)
+    if texts.warning is not None:
+        progress.warn(texts.warning)
     if all((run / name).exists() for name in ("student/config.json", "report.json", "report.md")):
-        progress.say(f"{run} is finished; nothing was read or computed again")
+        progress.say(f"{run} is finished; nothing was computed again")
         return dict(json.loads((run / "report.json").read_text()))
-    teacher, tokenizer = load(recipe.teacher), Tokenizer(recipe.teacher)
-    corpus = read_corpus(recipe, tokenizer, teacher.config)
+    teacher = load(recipe.teacher)
+    corpus = read_corpus(texts, recipe.sequence_length, tokenizer, teacher.config)
     for options in (recipe.layerwise, recipe.modelwise):
         require_rows(corpus.train, steps_for(options.tokens, recipe.sequence_length, options.batch_tokens).rows)
     progress.say(f"{recipe.teacher}: {teacher!r}")
     progress.say(f"{len(corpus.train):,} rows of {recipe.sequence_length} tokens, {len(corpus.heldout):,} held out")
     with owned(run):
-        inputs |= {
-            "teacher": Checkpoint.open(recipe.teacher).fingerprint(),
-            "tokenizer": tokenizer.fingerprint(),
-            "corpus": corpus.fingerprint,
-        }
         require_same_inputs(run, inputs)
         atomic_write(run / PROVENANCE, json.dumps(inputs, indent=1))
         atomic_write(run / "recipe.yaml", yaml.safe_dump(recipe.resolved(), sort_keys=False))
@@ -84,7 +90,8 @@ def _steps(recipe: Recipe, teacher: Decoder, corpus: Corpus, progress: Progress)
     def measure(name: str) -> dict[str, Any]:
         progress.say(f"evaluating ({name})")
         path = run / "evaluations" / f"{name}.json"
-        return kept(path, lambda: asdict(evaluate(student, teacher, corpus.heldout)))
+        names = {field.name for field in fields(Comparison)}
+        return kept(path, lambda: asdict(evaluate(student, teacher, corpus.heldout)), names)
 
     evaluations = {"initial": measure("initial")}
     started = distill.probe_kl(student, teacher, corpus.train)
@@ -134,7 +141,7 @@ def _edited(recipe: Recipe, teacher: Decoder, corpus: Corpus, progress: Progress
     # Read back even when just made, so that a continued run starts from the very same arrays.
     config = own_format.decoder_config(kept(config_path, _missing))
     student = student_of(teacher, config)
-    for name, array in load_file(path).items():
+    for name, array in read_arrays(path).items():
         student.set_parameter(name, tensor(array))
     return student
 

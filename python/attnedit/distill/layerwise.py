@@ -136,7 +136,10 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> Array:
     """A float32 file in memory. Its blocks are taken at once: a disk that is too small says so here, as an OSError."""
     size = math.prod(shape) * 4
     with path.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, size)
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:  # it does not know the file's name
+            raise OSError(error.errno, f"{error.strerror} for {size:,} bytes of activations", str(path)) from None
     return np.memmap(path, mode="r+", dtype=np.float32, shape=shape)
 
 

@@ -14,10 +14,10 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from attnedit.autograd import backward
-from attnedit.checkpoint import atomic_write
+from attnedit.checkpoint import atomic_write, read_arrays
 from attnedit.distill.optimizer import Optimizer
 from attnedit.distill.schedule import Schedule
 from attnedit.runtime import Event
@@ -56,7 +56,7 @@ class Saved:
 
     def read(self, optimizer: Optimizer) -> None:
         if self.path.exists():
-            optimizer.restore(load_file(self.path))
+            optimizer.restore(read_arrays(self.path))
 
 
 def _save_seconds() -> float:

@@ -4,6 +4,7 @@ loss = tau^2 KL(teacher || student)  over the whole vocabulary, a mean over toke
      + feature_weight * mean over layers and tokens of 1 - cos(h_S, h_T),   h = block outputs
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from attnedit import ops
 from attnedit.autograd import no_grad, total
 from attnedit.data import Batches
 from attnedit.distill.budget import Auto, Rate, Share, Tokens, edited_layers, modelwise_rate, steps_for
-from attnedit.distill.loop import Losses, Metrics, Saved, descend, train
+from attnedit.distill.loop import Losses, Metrics, NotFinite, Saved, descend, train
 from attnedit.distill.optimizer import Method, Optimizer, trainable
 from attnedit.distill.schedule import Schedule
 from attnedit.models import Decoder
@@ -68,6 +69,8 @@ def modelwise(
     A phase never ends worse than it began: if KL on a few training rows has risen, the start is put back.
     """
     before = probe_kl(student, teacher, tokens)
+    if not math.isfinite(before):
+        raise NotFinite(f"[modelwise] kl is {before} before training: the teacher's or the student's numbers overflow")
     edited = edited_layers(student, teacher)
     parameters, multipliers = _choose(student, edited, options)
     start = {path: parameter.numpy().copy() for path, parameter in parameters.items()}

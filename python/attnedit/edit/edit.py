@@ -60,6 +60,8 @@ def _set_attention(student: Decoder, layer: int, arrays: Mapping[str, Array]) ->
 def _rows(calibration: Array | None, what: str, tokens: int) -> Array:
     if calibration is None:
         raise ValueError(f"[edit] calibration must be rows of tokens for {what}, got none")
+    if calibration.ndim != 2 or calibration.size == 0:
+        raise ValueError(f"[edit] calibration must have shape (rows, tokens), none of them 0, got {calibration.shape}")
     return np.ascontiguousarray(calibration[: max(1, tokens // calibration.shape[1])], dtype=np.int32)
 
 
@@ -103,6 +105,10 @@ def _latent(student: Decoder, teacher: Decoder, target: MLA, calibration: Array 
         block = teacher.layers[i]
         with no_grad():
             u = None if hidden is None else block.input_layernorm(hidden)
+        if hidden is not None and not np.isfinite(hidden.numpy()).all():
+            raise ValueError(
+                f"[edit] the teacher's hidden state before layer {i} holds NaN or Inf: its weights overflow"
+            )
         if isinstance(config, MLAConfig) and config != teacher.config.attention[i]:
             assert isinstance(block.self_attn, GQA)
             source = source_attention(block.self_attn)

@@ -114,6 +114,8 @@ def _grouped(i: int, layer: AttentionConfig) -> GQAConfig:
 def _chosen(layers: tuple[int, ...] | None, source: DecoderConfig) -> set[int]:
     if layers is None:
         return set(range(source.num_hidden_layers))
+    if not layers:
+        raise ValueError("[edit] layers must name at least one layer, got []")
     _check_layers("layers", layers, source.num_hidden_layers)
     return set(layers)
 

@@ -1,6 +1,7 @@
 """Decoder -> folder, in any format that can hold it exactly."""
 
 import importlib
+import os
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -10,6 +11,7 @@ import numpy as np
 
 from attnedit.autograd import no_grad
 from attnedit.checkpoint import save_checkpoint
+from attnedit.checkpoint.atomic import partial, sync
 from attnedit.models import Decoder
 from attnedit.models.load import load
 from attnedit.tensor import Array
@@ -49,14 +51,20 @@ def export(
         raise ValueError(f"[export] {format} cannot hold this model: {reason}; {', '.join(able)} can")
     raw = writer.raw_config(model.config) | {"dtype": dtype, "torch_dtype": dtype}
     # A tensor that is stored in less than `dtype` already keeps its bits.
-    tensors: dict[str, Array] = {
-        writer.tensor_name(path): p.numpy() if p.nbytes // max(p.size, 1) == 2 else p.numpy().astype(DTYPES[dtype])
-        for path, p in model.named_parameters()
-    }
+    with np.errstate(over="ignore"):  # what does not fit becomes Inf, which reading it again refuses by name
+        tensors: dict[str, Array] = {
+            writer.tensor_name(path): p.numpy() if p.nbytes // max(p.size, 1) == 2 else p.numpy().astype(DTYPES[dtype])
+            for path, p in model.named_parameters()
+        }
     files = [Path(source) / name for name in CARRIED if (Path(source) / name).exists()] if source is not None else []
     folder = Path(folder)
-    save_checkpoint(folder, raw, tensors, files)
-    _compare(model, load(folder), exact=dtype == "float32")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"[export] {folder} exists already")
+    with partial(folder) as beside:
+        save_checkpoint(beside, raw, tensors, files)
+        _compare(model, load(beside), exact=dtype == "float32")
+        os.rename(beside, folder)
+        sync(folder.parent)
     return folder
 
 

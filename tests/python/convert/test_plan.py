@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from tiny import write_recipe
 
-from attnedit.convert import read_recipe
+from attnedit import runtime
+from attnedit.convert import convert, read_recipe
 from attnedit.convert.plan import in_bytes, plan
+from attnedit.convert.progress import Progress
 
 
 @pytest.mark.parametrize(
@@ -27,6 +29,24 @@ def test_a_cache_that_does_not_shrink_is_told(tmp_path: Path, target: dict[str, 
         assert planned.warning is not None and planned.warning in planned.text(64)
         assert "would not shrink: 4,096 numbers at 64 tokens, the teacher's has 4,096" in planned.warning
         assert planned.warning.endswith(warning)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        {"attention": "mla", "kv_lora_rank": 12, "qk_rope_head_dim": 8},
+        {"attention": "gate_swa", "sliding_window": 8},
+    ],
+)
+def test_the_planned_memory_suffices(tmp_path: Path, target: dict[str, Any]) -> None:
+    short = {"tokens": 2_000}
+    recipe = read_recipe(write_recipe(tmp_path, target=target, layerwise=short, modelwise=short))
+    runtime.empty_cache()
+    before = runtime.memory_stats()["allocated_bytes.all.current"]
+    runtime.reset_peak_memory_stats()
+    convert(recipe, Progress(quiet=True))
+    peak = runtime.memory_stats()["allocated_bytes.all.peak"] - before
+    assert 0.25 * plan(recipe).peak_memory < peak < plan(recipe).peak_memory
 
 
 def test_sizes_are_told_in_their_unit() -> None:
