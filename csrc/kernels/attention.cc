@@ -61,8 +61,8 @@ void softmax_panel(float* s, int64_t key, int64_t n, int64_t query, int64_t wind
 void attention_pack(const AttentionForward& f, int64_t b, int64_t g, int64_t k0, float* keys, float* values) {
   const auto& s = f.sizes;
   const int64_t n = least(kKeys, s.T - k0), head = (b * s.T + k0) * s.G + g;
-  strips_of(f.k + head * s.K, s.G * s.K, 1, n, s.K, keys + k0 * s.K);
-  strips_of(f.v + head * s.Kv, 1, s.G * s.Kv, s.Kv, n, values + k0 * s.Kv);
+  strips_of(f.k + head * s.K, s.G * s.K, n, s.K, keys + k0 * s.K);
+  transposed_strips_of(f.v + head * s.Kv, s.G * s.Kv, s.Kv, n, values + k0 * s.Kv);
 }
 
 // Queries [q0, q0 + kQueries) of one head, over the blocks of keys that they see, a panel of kTileWidth queries at a

@@ -171,7 +171,7 @@ void attention_pack_keys(const AttentionBackward& f, int64_t b, int64_t g, int64
     panel_of(k + j * k_row, 1, k_row, least(kTileWidth, n - j), s.K, keys.k + (k0 + j) * s.K);
     panel_of(v + j * v_row, 1, v_row, least(kTileWidth, n - j), s.Kv, keys.v + (k0 + j) * s.Kv);
   }
-  strips_of(k, 1, k_row, s.K, n, keys.k_transposed + k0 * s.K);
+  transposed_strips_of(k, k_row, s.K, n, keys.k_transposed + k0 * s.K);
 }
 
 void attention_pack_queries(const AttentionBackward& f, int64_t b, int64_t h, int64_t q0, PackedQueries queries,
@@ -184,10 +184,10 @@ void attention_pack_queries(const AttentionBackward& f, int64_t b, int64_t h, in
                                           scratch + i * v_row, f.dgate + at * s.gate_width);
   }
   const float* q = f.q + head * s.K;
-  strips_of(q, s.H * s.K, 1, n, s.K, queries.q + q0 * s.K);
-  strips_of(q, 1, s.H * s.K, s.K, n, queries.q_transposed + q0 * s.K);
-  strips_of(scratch, v_row, 1, n, s.Kv, queries.d_o + q0 * s.Kv);
-  strips_of(scratch, 1, v_row, s.Kv, n, queries.d_o_transposed + q0 * s.Kv);
+  strips_of(q, s.H * s.K, n, s.K, queries.q + q0 * s.K);
+  transposed_strips_of(q, s.H * s.K, s.K, n, queries.q_transposed + q0 * s.K);
+  strips_of(scratch, v_row, n, s.Kv, queries.d_o + q0 * s.Kv);
+  transposed_strips_of(scratch, v_row, s.Kv, n, queries.d_o_transposed + q0 * s.Kv);
 }
 
 // The whole of one query head; dk and dv of its key head, in packed rows, go on from the head before.
