@@ -27,15 +27,20 @@ namespace {
 void softmax_panel(float* s, int64_t key, int64_t n, int64_t query, int64_t window, float* top, float* total,
                    Vec (&shrink)[2]) {
   for (int v = 0; v < 2; ++v, s += kLanes, query += kLanes, top += kLanes, total += kLanes) {
-    for (int64_t j = 0; j < n; ++j) {
-      const int64_t behind = key + j - query;  // of the first of these queries
-      if (behind <= 0 && behind + window >= kLanes) continue;
-      const auto first = static_cast<int32_t>(most(behind, 0)), last = static_cast<int32_t>(behind + window);
-      const Vec s_j = load(s + j * kTileWidth);
-      // Twice as low as the lowest top, so that a query that sees nothing yet makes zeros too.
-      store(s + j * kTileWidth,
-            lane_numbers() < first ? splat(2 * kUnseen) : lane_numbers() < last ? s_j : splat(2 * kUnseen));
-    }
+    const auto hide = [&](int64_t begin, int64_t end) {
+      for (int64_t j = begin; j < end; ++j) {
+        const int64_t ahead = key + j - query;  // of the first of these queries
+        const auto first = static_cast<int32_t>(ahead), last = static_cast<int32_t>(ahead + window);
+        const Vec s_j = load(s + j * kTileWidth);
+        // Twice as low as the lowest top, so that a query that sees nothing yet makes zeros too.
+        store(s + j * kTileWidth, lane_numbers() < first  ? splat(2 * kUnseen)
+                                  : lane_numbers() < last ? s_j
+                                                          : splat(2 * kUnseen));
+      }
+    };
+    const int64_t all_see = most(0, least(n, query + kLanes - window - key));
+    hide(0, all_see);
+    hide(most(all_see, query + 1 - key), n);
     const Vec before = load(top);
     Vec greatest[4] = {before, before, before, before};
     int64_t j = 0;
@@ -101,8 +106,8 @@ void attention_forward_block(const AttentionForward& f, int64_t b, int64_t h, in
     }
 
   for (int64_t i = 0; i < rows; i += kTileWidth)
-    unpack_panel(sums + i * v_row, least(kTileWidth, rows - i), s.Kv, {1 / load(total + i), 1 / load(total + i + kLanes)},
-                 f.o + (head + i * s.H) * s.Kv, s.H * s.Kv);
+    unpack_panel(sums + i * v_row, least(kTileWidth, rows - i), s.Kv,
+                 {1 / load(total + i), 1 / load(total + i + kLanes)}, f.o + (head + i * s.H) * s.Kv, s.H * s.Kv);
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t at = head + i * s.H;
     if (s.gate_width) apply_gate(s, f.gate + at * s.gate_width, f.o + at * s.Kv, f.y + at * s.Kv);

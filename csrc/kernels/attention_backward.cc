@@ -142,8 +142,8 @@ void backward_block(const AttentionBackward& f, const float* lse, PackedKeys key
   for (int64_t i = 0; i < rows; i += kTileWidth) {
     const Band seen = keys_seen(s, q0 + i, least(kTileWidth, rows - i), k0, n);
     if (seen.begin < seen.end)
-      strips_by_panel(s.K, n, seen, keys.k_transposed + k0 * s.K, ds_transposed + i * kKeys,
-                      dq + i * whole_lines(s.K), true);
+      strips_by_panel(s.K, n, seen, keys.k_transposed + k0 * s.K, ds_transposed + i * kKeys, dq + i * whole_lines(s.K),
+                      true);
   }
 }
 
@@ -295,9 +295,7 @@ void run_halves(const AttentionBackward& f, const Plan& plan, float* workspace) 
   const auto [T, H, G, K, Kv, window, gate_width, softplus] = f.sizes;
   const int64_t heads = plan.pairs * plan.rep, pair_stride = plan.keys + plan.rep * plan.queries;
   float* scratch = workspace + plan.pairs * pair_stride;
-  const auto keys_of = [&, T = T](int64_t pair) {
-    return plan.packed_keys(workspace + pair * pair_stride, T);
-  };
+  const auto keys_of = [&, T = T](int64_t pair) { return plan.packed_keys(workspace + pair * pair_stride, T); };
   const auto queries_of = [&, T = T](int64_t head) {
     return plan.packed_queries(workspace + head / plan.rep * pair_stride + plan.keys + head % plan.rep * plan.queries,
                                T);

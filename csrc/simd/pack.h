@@ -41,7 +41,8 @@ constexpr int64_t kAhead = 3 * kLanes, kRowsAhead = 4;
 
 // All strips of M rows, one after the other: the one that begins with row m is at packed + m * K.
 [[maybe_unused]] inline void strips_of(const float* a, int64_t row, int64_t M, int64_t K, float* packed) {
-  for (int64_t m = 0; m < M; m += kTileRows) strip_of(a + m * row, row, 1, least(kTileRows, M - m), K, 1, packed + m * K);
+  for (int64_t m = 0; m < M; m += kTileRows)
+    strip_of(a + m * row, row, 1, least(kTileRows, M - m), K, 1, packed + m * K);
 }
 
 // The same for the transpose of K rows of a: each is read once, from its beginning to its end.
