@@ -10,8 +10,8 @@ struct AttentionForward {
 };
 }  // namespace attnedit::kernels
 
-// Keys and values [k0, k0 + kKeys) of batch row b and key head g, packed for the products: keys transposed, values
-// in padded rows.
+// Keys and values [k0, k0 + kKeys) of batch row b and key head g, packed as the left-hand sides of products: strips of
+// keys, strips of the values' transpose.
 ATTNEDIT_LOOPS(void attention_pack(const AttentionForward& f, int64_t b, int64_t g, int64_t k0, float* keys,
                                    float* values);
                void attention_forward_block(const AttentionForward& f, int64_t b, int64_t h, int64_t q0,
@@ -21,34 +21,44 @@ ATTNEDIT_LOOPS(void attention_pack(const AttentionForward& f, int64_t b, int64_t
 namespace attnedit::kernels::ATTNEDIT_ISA {
 namespace {
 
-// One row of a block of scores becomes 2^(score - top), where top is the greatest score so far: exact zeros outside
-// the keys that it sees, written as far as the products of its tile will read. Returns the factor by which what was
-// summed under the former top must shrink.
-float softmax_row(float* s, Band seen, Band read, float& top, float& total) {
-  const int64_t begin = seen.begin / kLanes * kLanes, end = round_up(seen.end, kLanes);
-  const int64_t left = read.begin / kLanes * kLanes;
-  if (seen.begin >= seen.end) {
-    for (int64_t j = left; j < read.end; j += kLanes) store(s + j, Vec{});
-    return 1;
+// A panel of scores, keys [key, key + n) by kTileWidth queries from number query on, becomes 2^(score - top), where top
+// is a query's greatest score so far: exact zeros where it does not see the key. shrink becomes the factor by which
+// what was summed under the former top must shrink.
+void softmax_panel(float* s, int64_t key, int64_t n, int64_t query, int64_t window, float* top, float* total,
+                   Vec (&shrink)[2]) {
+  for (int v = 0; v < 2; ++v, s += kLanes, query += kLanes, top += kLanes, total += kLanes) {
+    const auto hide = [&](int64_t begin, int64_t end) {
+      for (int64_t j = begin; j < end; ++j) {
+        const int64_t ahead = key + j - query;  // of the first of these queries
+        const auto first = static_cast<int32_t>(ahead), last = static_cast<int32_t>(ahead + window);
+        const Vec s_j = load(s + j * kTileWidth);
+        // Twice as low as the lowest top, so that a query that sees nothing yet makes zeros too.
+        store(s + j * kTileWidth, lane_numbers() < first  ? splat(2 * kUnseen)
+                                  : lane_numbers() < last ? s_j
+                                                          : splat(2 * kUnseen));
+      }
+    };
+    const int64_t all_see = most(0, least(n, query + kLanes - window - key));
+    hide(0, all_see);
+    hide(most(all_see, query + 1 - key), n);
+    const Vec before = load(top);
+    Vec greatest[4] = {before, before, before, before};
+    int64_t j = 0;
+    for (; j + 4 <= n; j += 4)
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) greatest[i] = max(greatest[i], load(s + (j + i) * kTileWidth));
+    for (; j < n; ++j) greatest[0] = max(greatest[0], load(s + j * kTileWidth));
+    const Vec now = max(max(greatest[0], greatest[1]), max(greatest[2], greatest[3]));
+    Vec sums{};
+    for (j = 0; j < n; ++j) {
+      const Vec p = exp2(load(s + j * kTileWidth) - now);
+      sums += p;
+      store(s + j * kTileWidth, p);
+    }
+    shrink[v] = exp2(before - now);
+    store(total, load(total) * shrink[v] + sums);
+    store(top, now);
   }
-  const auto first = static_cast<int32_t>(seen.begin - begin), last = static_cast<int32_t>(seen.end - end + kLanes);
-  store(s + begin, lane_numbers() < first ? splat(kUnseen) : load(s + begin));
-  store(s + end - kLanes, lane_numbers() < last ? load(s + end - kLanes) : splat(kUnseen));
-  Vec greatest = splat(top);
-  for (int64_t j = begin; j < end; j += kLanes) greatest = max(greatest, load(s + j));
-  const float now = max_lane(greatest);
-  Vec sums{};
-  for (int64_t j = begin; j < end; j += kLanes) {
-    const Vec p = exp2(load(s + j) - now);
-    sums += p;
-    store(s + j, p);
-  }
-  for (int64_t j = left; j < begin; j += kLanes) store(s + j, Vec{});
-  for (int64_t j = end; j < read.end; j += kLanes) store(s + j, Vec{});
-  const float shrink = exp2(splat(top - now))[0];
-  total = total * shrink + sum(sums);
-  top = now;
-  return shrink;
 }
 
 }  // namespace
@@ -56,48 +66,51 @@ float softmax_row(float* s, Band seen, Band read, float& top, float& total) {
 void attention_pack(const AttentionForward& f, int64_t b, int64_t g, int64_t k0, float* keys, float* values) {
   const auto& s = f.sizes;
   const int64_t n = least(kKeys, s.T - k0), head = (b * s.T + k0) * s.G + g;
-  pack_transposed(f.k + head * s.K, s.G * s.K, n, s.K, keys + k0 * s.K);
-  pack_rows(f.v + head * s.Kv, s.G * s.Kv, n, s.Kv, 1, values + k0 * row_stride(s.Kv), row_stride(s.Kv));
+  strips_of(f.k + head * s.K, s.G * s.K, n, s.K, keys + k0 * s.K);
+  transposed_strips_of(f.v + head * s.Kv, s.G * s.Kv, s.Kv, n, values + k0 * s.Kv);
 }
 
-// Queries [q0, q0 + kQueries) of one head, over the blocks of keys that they see. Per row: the greatest score so far
-// (top), the sum of 2^(score - top) (total) and that sum weighted by the values (sums).
+// Queries [q0, q0 + kQueries) of one head, over the blocks of keys that they see, a panel of kTileWidth queries at a
+// time. Per query: the greatest score so far (top), the sum of 2^(score - top) (total) and that sum weighted by the
+// values (sums). Everything is transposed: a query is a lane.
 void attention_forward_block(const AttentionForward& f, int64_t b, int64_t h, int64_t q0, const float* keys,
                              const float* values, float* scratch) {
   const auto& s = f.sizes;
-  const int64_t rows = least(kQueries, s.T - q0), q_row = row_stride(s.K), v_row = row_stride(s.Kv);
+  const int64_t rows = least(kQueries, s.T - q0), head = (b * s.T + q0) * s.H + h, v_row = round_up(s.Kv, kLanes);
   float* p = scratch;
-  float* q = p + kQueries * kScoreRow;
-  float* sums = q + kQueries * q_row;
+  float* q = p + kKeys * kTileWidth;
+  float* sums = q + kQueries * s.K;
   float* top = sums + kQueries * v_row;
   float* total = top + kQueries;
-  const int64_t head = (b * s.T + q0) * s.H + h;
-  pack_rows(f.q + head * s.K, s.H * s.K, rows, s.K, f.scale * kLog2E, q, q_row);
-  for (int64_t j = 0; j < rows * v_row; ++j) sums[j] = 0;
-  for (int64_t i = 0; i < rows; ++i) top[i] = kUnseen, total[i] = 0;
+  for (int64_t i = 0; i < rows; i += kTileWidth)
+    panel_of(f.q + (head + i * s.H) * s.K, 1, s.H * s.K, least(kTileWidth, rows - i), s.K, q + i * s.K);
+  for (int64_t j = 0; j < round_up(rows, kTileWidth) * s.K; j += kLanes) store(q + j, load(q + j) * (f.scale * kLog2E));
+  for (int64_t j = 0; j < kQueries * v_row; j += kLanes) store(sums + j, Vec{});
+  for (int64_t i = 0; i < kQueries; ++i) top[i] = kUnseen, total[i] = 0;
 
-  for (int64_t k0 = most(0, q0 - s.window + 1) / kTileWidth * kTileWidth; k0 < q0 + rows; k0 += kKeys) {
-    const int64_t n = least(kKeys, q0 + rows - k0);
-    const auto band = [&](int64_t m, int64_t count) { return keys_seen(s, q0 + m, count, k0, n); };
-    scores(s, q0, rows, k0, n, s.K, {q, q_row, 1}, keys + k0 * s.K, p);
-    for (int64_t i = 0; i < rows; ++i) {
-      const int64_t m = i / kTileRows * kTileRows;
-      const float shrink =
-          softmax_row(p + i * kScoreRow, band(i, 1), band(m, least(kTileRows, rows - m)), top[i], total[i]);
-      if (shrink == 1) continue;
+  for (int64_t k0 = most(0, q0 - s.window + 1) / kKeys * kKeys; k0 < q0 + rows; k0 += kKeys)
+    for (int64_t i = 0; i < rows; i += kTileWidth) {
+      const int64_t n = least(kKeys, s.T - k0);
+      Band seen = keys_seen(s, q0 + i, least(kTileWidth, rows - i), k0, n);
+      if (seen.begin >= seen.end) continue;
+      seen.begin = seen.begin / kTileRows * kTileRows;
+      float* p_seen = p + seen.begin * kTileWidth;
+      strips_by_panel(least(round_up(seen.end, kTileRows), n) - seen.begin, s.K, {0, s.K},
+                      keys + (k0 + seen.begin) * s.K, q + i * s.K, p_seen, false);
+      Vec shrink[2];
+      softmax_panel(p_seen, k0 + seen.begin, seen.end - seen.begin, q0 + i, s.window, top + i, total + i, shrink);
       float* sums_i = sums + i * v_row;
-      for (int64_t j = 0; j < s.Kv; j += kLanes) store(sums_i + j, load(sums_i + j) * shrink);
+      for (int64_t j = 0; j < s.Kv; ++j, sums_i += kTileWidth)
+        for (int v = 0; v < 2; ++v) store(sums_i + v * kLanes, load(sums_i + v * kLanes) * shrink[v]);
+      strips_by_panel(s.Kv, n, seen, values + k0 * s.Kv, p, sums + i * v_row, true);
     }
-    banded_product(rows, round_up(s.Kv, kLanes), {p, kScoreRow, 1}, {values + k0 * v_row, v_row, kTileWidth}, sums,
-                   v_row, band);
-  }
 
+  for (int64_t i = 0; i < rows; i += kTileWidth)
+    unpack_panel(sums + i * v_row, least(kTileWidth, rows - i), s.Kv,
+                 {1 / load(total + i), 1 / load(total + i + kLanes)}, f.o + (head + i * s.H) * s.Kv, s.H * s.Kv);
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t at = head + i * s.H;
-    const float share = 1 / total[i];
-    float* o = f.o + at * s.Kv;
-    for (int64_t j = 0; j < s.Kv; j += kLanes) store_row(o, j, s.Kv, load(sums + i * v_row + j) * share);
-    if (s.gate_width) apply_gate(s, f.gate + at * s.gate_width, o, f.y + at * s.Kv);
+    if (s.gate_width) apply_gate(s, f.gate + at * s.gate_width, f.o + at * s.Kv, f.y + at * s.Kv);
     f.lse[(b * s.H + h) * s.T + q0 + i] = top[i] + log2f(total[i]);
   }
 }
@@ -113,14 +126,14 @@ namespace {
 
 constexpr int64_t kPacked = 1 << 22;  // floats: 16 MiB of packed keys and values are worth more parallel work
 
-int64_t pair_floats(int64_t T, int64_t K, int64_t Kv) { return padded_keys(T) * K + T * row_stride(Kv); }
+int64_t pair_floats(int64_t T, int64_t K, int64_t Kv) { return T * (K + Kv); }
 
 // How many pairs (batch row, key head) are packed at a time.
 int64_t pairs_at_once(int64_t B, int64_t T, int64_t G, int64_t K, int64_t Kv) {
   return std::min(B * G, std::max<int64_t>(num_threads(), kPacked / std::max<int64_t>(pair_floats(T, K, Kv), 1)));
 }
 
-int64_t block_floats(int64_t K, int64_t Kv) { return kQueries * (kScoreRow + row_stride(K) + row_stride(Kv) + 2); }
+int64_t block_floats(int64_t K, int64_t Kv) { return kKeys * kWidest + kQueries * (K + whole_lines(Kv) + 2); }
 
 }  // namespace
 
@@ -149,7 +162,7 @@ Task attention_forward(View<const float, 4> q, View<const float, 4> k, View<cons
            for (int64_t first = 0; first < B * G; first += at_once) {
              const int64_t pairs = std::min(at_once, B * G - first), heads = pairs * (H / G);
              const auto keys = [&](int64_t pair) { return workspace.data + pair * pair_stride; };
-             const auto values = [&](int64_t pair) { return keys(pair) + padded_keys(T) * K; };
+             const auto values = [&](int64_t pair) { return keys(pair) + T * K; };
              parallel_items(pairs * key_blocks, [&](int64_t item, int) {
                const int64_t pair = item / key_blocks;
                ATTNEDIT_BEST(attention_pack)

@@ -9,20 +9,31 @@ struct AttentionBackward {
   float scale;
 };
 
-// One key head's keys and values, and one of its query heads, packed for the products.
+// One key head's keys and values, and one of its query heads, packed for the products. A block's part begins with its
+// first row, times the width: panels of k and v, strips of q and do, strips of their transposes.
 struct PackedKeys {
-  float *k, *k_transposed, *v_transposed;
+  float *k, *v, *k_transposed;
 };
 struct PackedQueries {
-  float *q, *d_o, *delta;
+  float *q, *d_o, *q_transposed, *d_o_transposed, *delta;
 };
+namespace {
+
+constexpr int64_t padded_rows(int64_t T) { return (T + kWidest - 1) / kWidest * kWidest; }
+// A block's p, ds and ds^T; before, its rows of do. What follows is dq.
+constexpr int64_t block_floats(int64_t Kv) {
+  const int64_t block = 2 * kWidest + kKeys, row = whole_lines(Kv);
+  return kQueries * (block > row ? block : row);
+}
+
+}  // namespace
 }  // namespace attnedit::kernels
 
 // Either one item does everything for a key head, or the work is cut finer at the price of computing the scores twice:
 // blocks of keys own dk and dv, blocks of queries own dq. The sums have the same terms in the same order both ways.
 ATTNEDIT_LOOPS(void attention_pack_keys(const AttentionBackward& f, int64_t b, int64_t g, int64_t k0, PackedKeys keys);
                void attention_pack_queries(const AttentionBackward& f, int64_t b, int64_t h, int64_t q0,
-                                           PackedQueries queries);
+                                           PackedQueries queries, float* scratch);
                void attention_backward_head(const AttentionBackward& f, int64_t b, int64_t h, PackedKeys keys,
                                             PackedQueries queries, float* dk, float* dv, float* scratch);
                void attention_backward_keys(const AttentionBackward& f, int64_t b, int64_t h, int64_t k0,
@@ -59,50 +70,80 @@ float gate_backward(const AttentionSizes& s, const float* gate, const float* dy,
   return sum(delta);
 }
 
-// Of one row: scores become probabilities p = 2^(score log2 e - lse), and dp becomes ds = p * (dp - delta). Exact
-// zeros up to n outside the keys that it sees.
-void softmax_backward_row(float* p, float* ds, Band seen, int64_t n, float scale, float lse, float delta) {
-  const int64_t end = round_up(n, kLanes);
-  const auto zero = [&](int64_t from, int64_t to) {
-    for (int64_t j = from; j < to; ++j) p[j] = ds[j] = 0;
-  };
-  if (seen.begin >= seen.end) return zero(0, end);
-  for (int64_t j = seen.begin / kLanes * kLanes; j < seen.end; j += kLanes) {
-    const Vec p_j = exp2(load(p + j) * scale - lse);
-    store(p + j, p_j);
-    store(ds + j, p_j * (load(ds + j) - delta));
+// Of one query and a panel of keys: scores become probabilities p = 2^(score log2 e - lse), and dp becomes
+// ds = p * (dp - delta). Exact zeros where the query, that number behind the first key, does not see the key.
+void softmax_backward_row(float* p, float* ds, int64_t behind, int64_t window, float scale, float lse, float delta) {
+  for (int v = 0; v < 2; ++v, p += kLanes, ds += kLanes, behind -= kLanes) {
+    Vec p_v = exp2(load(p) * scale - lse), ds_v = p_v * (load(ds) - delta);
+    if (behind < kLanes - 1 || behind >= window) {
+      const auto first = static_cast<int32_t>(behind - window + 1), last = static_cast<int32_t>(behind);
+      const IntVec unseen = (lane_numbers() < first) | (lane_numbers() > last);
+      p_v = unseen ? Vec{} : p_v;
+      ds_v = unseen ? Vec{} : ds_v;
+    }
+    store(p, p_v);
+    store(ds, ds_v);
   }
-  zero(0, seen.begin);
-  zero(seen.end, end);
 }
 
-// One block of queries by one block of keys: adds what it contributes to dq, or to dk and dv, where they are given.
+// A square of kTileWidth x kTileWidth.
+void transpose_square(const float* x, float* y) {
+  for (int64_t i = 0; i < kTileWidth; i += kLanes)
+    for (int64_t j = 0; j < kTileWidth; j += kLanes) {
+      Vec block[kLanes];
+#pragma GCC unroll 16
+      for (int l = 0; l < kLanes; ++l) block[l] = load(x + (i + l) * kTileWidth + j);
+      transpose(block);
+#pragma GCC unroll 16
+      for (int l = 0; l < kLanes; ++l) store(y + (j + l) * kTileWidth + i, block[l]);
+    }
+}
+
+void zero(float* x, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) x[i] = 0;
+}
+
+// One block of queries by one block of keys, a panel of keys at a time: adds what it contributes to dq, or to dk and
+// dv, where they are given, in panels.
 // All pointers are those of the whole head, but dq, dk and dv, which begin with the block.
-//   p = 2^(scale log2 e q k^T - lse)   dv += p^T do   ds = p * (do v^T - delta)   dq += ds k   dk += ds^T q
+//   p = 2^(scale log2 e q k^T - lse)   dv^T += do^T p   ds = p * (do v^T - delta)   dk^T += q^T ds   dq^T += k^T ds^T
 // The factor scale of dq and dk is applied when they are complete.
 void backward_block(const AttentionBackward& f, const float* lse, PackedKeys keys, PackedQueries queries, int64_t q0,
                     int64_t k0, float* dq, float* dk, float* dv, float* scratch) {
   const auto& s = f.sizes;
   const int64_t rows = least(kQueries, s.T - q0), n = least(kKeys, s.T - k0);
-  const int64_t k_row = row_stride(s.K), v_row = row_stride(s.Kv);
-  const int64_t K = round_up(s.K, kLanes), Kv = round_up(s.Kv, kLanes);
-  const float *q = queries.q + q0 * k_row, *d_o = queries.d_o + q0 * v_row;
-  float *p = scratch, *ds = scratch + kQueries * kScoreRow;
-  scores(s, q0, rows, k0, n, s.K, {q, k_row, 1}, keys.k_transposed + k0 * s.K, p);
-  scores(s, q0, rows, k0, n, s.Kv, {d_o, v_row, 1}, keys.v_transposed + k0 * s.Kv, ds);
-  for (int64_t i = 0; i < rows; ++i)
-    softmax_backward_row(p + i * kScoreRow, ds + i * kScoreRow, keys_seen(s, q0 + i, 1, k0, n), n, f.scale * kLog2E,
-                         lse[q0 + i], queries.delta[q0 + i]);
-  if (dk) {
-    const auto seen_by = [&](int64_t m, int64_t count) -> Band {
-      return {most(0, k0 + m - q0), least(rows, k0 + m + count - 1 + s.window - q0)};
-    };
-    banded_product(n, Kv, {p, 1, kScoreRow}, {d_o, v_row, kTileWidth}, dv, v_row, seen_by);
-    banded_product(n, K, {ds, 1, kScoreRow}, {q, k_row, kTileWidth}, dk, k_row, seen_by);
+  float *p = scratch, *ds = p + kQueries * kTileWidth, *ds_transposed = ds + kQueries * kTileWidth;
+  for (int64_t j = 0; j < n; j += kTileWidth) {
+    const int64_t key = k0 + j;
+    const Band seen_by = {most(0, key - q0), least(rows, key + least(kTileWidth, n - j) - 1 + s.window - q0)};
+    if (seen_by.begin >= seen_by.end) continue;
+    const int64_t first = seen_by.begin / kTileRows * kTileRows;
+    const int64_t count = least(round_up(seen_by.end, kTileRows), rows) - first;
+    strips_by_panel(count, s.K, {0, s.K}, queries.q + (q0 + first) * s.K, keys.k + key * s.K, p + first * kTileWidth,
+                    false);
+    strips_by_panel(count, s.Kv, {0, s.Kv}, queries.d_o + (q0 + first) * s.Kv, keys.v + key * s.Kv,
+                    ds + first * kTileWidth, false);
+    for (int64_t i = seen_by.begin; i < seen_by.end; ++i)
+      softmax_backward_row(p + i * kTileWidth, ds + i * kTileWidth, q0 + i - key, s.window, f.scale * kLog2E,
+                           lse[q0 + i], queries.delta[q0 + i]);
+    if (dk) {
+      strips_by_panel(s.Kv, rows, seen_by, queries.d_o_transposed + q0 * s.Kv, p, dv + j * whole_lines(s.Kv), true);
+      strips_by_panel(s.K, rows, seen_by, queries.q_transposed + q0 * s.K, ds, dk + j * whole_lines(s.K), true);
+    }
+    if (dq) {
+      const int64_t begin = seen_by.begin / kTileWidth * kTileWidth, end = round_up(seen_by.end, kTileWidth);
+      zero(ds + begin * kTileWidth, (seen_by.begin - begin) * kTileWidth);
+      zero(ds + seen_by.end * kTileWidth, (end - seen_by.end) * kTileWidth);
+      for (int64_t i = begin; i < end; i += kTileWidth)
+        transpose_square(ds + i * kTileWidth, ds_transposed + i * kKeys + j * kTileWidth);
+    }
   }
-  if (dq) {
-    const auto seen = [&](int64_t m, int64_t count) { return keys_seen(s, q0 + m, count, k0, n); };
-    banded_product(rows, K, {ds, kScoreRow, 1}, {keys.k + k0 * k_row, k_row, kTileWidth}, dq, k_row, seen);
+  if (!dq) return;
+  for (int64_t i = 0; i < rows; i += kTileWidth) {
+    const Band seen = keys_seen(s, q0 + i, least(kTileWidth, rows - i), k0, n);
+    if (seen.begin < seen.end)
+      strips_by_panel(s.K, n, seen, keys.k_transposed + k0 * s.K, ds_transposed + i * kKeys, dq + i * whole_lines(s.K),
+                      true);
   }
 }
 
@@ -110,47 +151,53 @@ void backward_block(const AttentionBackward& f, const float* lse, PackedKeys key
 int64_t first_keys(const AttentionSizes& s, int64_t q0) { return most(0, q0 - s.window + 1) / kKeys * kKeys; }
 int64_t last_query(const AttentionSizes& s, int64_t k0) { return least(s.T, least(s.T, k0 + kKeys) - 1 + s.window); }
 
-void zero(float* x, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) x[i] = 0;
-}
-void store_rows(const float* x, int64_t x_row, int64_t n, int64_t width, float factor, float* y, int64_t y_row) {
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t j = 0; j < width; j += kLanes) store_row(y + i * y_row, j, width, load(x + i * x_row + j) * factor);
+void store_panels(const float* x, int64_t n, int64_t width, float factor, float* y, int64_t y_row) {
+  for (int64_t i = 0; i < n; i += kTileWidth)
+    unpack_panel(x + i * whole_lines(width), least(kTileWidth, n - i), width, {splat(factor), splat(factor)},
+                 y + i * y_row, y_row);
 }
 void store_queries(const AttentionBackward& f, int64_t b, int64_t h, int64_t q0, int64_t n, const float* dq) {
   const auto& s = f.sizes;
-  store_rows(dq, row_stride(s.K), n, s.K, f.scale, f.dq + ((b * s.T + q0) * s.H + h) * s.K, s.H * s.K);
+  store_panels(dq, n, s.K, f.scale, f.dq + ((b * s.T + q0) * s.H + h) * s.K, s.H * s.K);
 }
 
 }  // namespace
 
 void attention_pack_keys(const AttentionBackward& f, int64_t b, int64_t g, int64_t k0, PackedKeys keys) {
   const auto& s = f.sizes;
-  const int64_t n = least(kKeys, s.T - k0), head = (b * s.T + k0) * s.G + g, k_row = row_stride(s.K);
-  pack_rows(f.k + head * s.K, s.G * s.K, n, s.K, 1, keys.k + k0 * k_row, k_row);
-  pack_transposed(f.k + head * s.K, s.G * s.K, n, s.K, keys.k_transposed + k0 * s.K);
-  pack_transposed(f.v + head * s.Kv, s.G * s.Kv, n, s.Kv, keys.v_transposed + k0 * s.Kv);
+  const int64_t n = least(kKeys, s.T - k0), head = (b * s.T + k0) * s.G + g, k_row = s.G * s.K, v_row = s.G * s.Kv;
+  const float *k = f.k + head * s.K, *v = f.v + head * s.Kv;
+  for (int64_t j = 0; j < n; j += kTileWidth) {
+    panel_of(k + j * k_row, 1, k_row, least(kTileWidth, n - j), s.K, keys.k + (k0 + j) * s.K);
+    panel_of(v + j * v_row, 1, v_row, least(kTileWidth, n - j), s.Kv, keys.v + (k0 + j) * s.Kv);
+  }
+  transposed_strips_of(k, k_row, s.K, n, keys.k_transposed + k0 * s.K);
 }
 
-void attention_pack_queries(const AttentionBackward& f, int64_t b, int64_t h, int64_t q0, PackedQueries queries) {
+void attention_pack_queries(const AttentionBackward& f, int64_t b, int64_t h, int64_t q0, PackedQueries queries,
+                            float* scratch) {
   const auto& s = f.sizes;
-  const int64_t n = least(kQueries, s.T - q0), head = (b * s.T + q0) * s.H + h, k_row = row_stride(s.K);
-  pack_rows(f.q + head * s.K, s.H * s.K, n, s.K, 1, queries.q + q0 * k_row, k_row);
+  const int64_t n = least(kQueries, s.T - q0), head = (b * s.T + q0) * s.H + h, v_row = whole_lines(s.Kv);
   for (int64_t i = 0; i < n; ++i) {
     const int64_t at = head + i * s.H;
     queries.delta[q0 + i] = gate_backward(s, f.gate + at * s.gate_width, f.dy + at * s.Kv, f.o + at * s.Kv,
-                                          queries.d_o + (q0 + i) * row_stride(s.Kv), f.dgate + at * s.gate_width);
+                                          scratch + i * v_row, f.dgate + at * s.gate_width);
   }
+  const float* q = f.q + head * s.K;
+  strips_of(q, s.H * s.K, n, s.K, queries.q + q0 * s.K);
+  transposed_strips_of(q, s.H * s.K, s.K, n, queries.q_transposed + q0 * s.K);
+  strips_of(scratch, v_row, n, s.Kv, queries.d_o + q0 * s.Kv);
+  transposed_strips_of(scratch, v_row, s.Kv, n, queries.d_o_transposed + q0 * s.Kv);
 }
 
 // The whole of one query head; dk and dv of its key head, in packed rows, go on from the head before.
 void attention_backward_head(const AttentionBackward& f, int64_t b, int64_t h, PackedKeys keys, PackedQueries queries,
                              float* dk, float* dv, float* scratch) {
   const auto& s = f.sizes;
-  const int64_t k_row = row_stride(s.K), v_row = row_stride(s.Kv);
+  const int64_t k_row = whole_lines(s.K), v_row = whole_lines(s.Kv);
   const float* lse = f.lse + (b * s.H + h) * s.T;
-  float* dq = scratch + 2 * kQueries * kScoreRow;
-  zero(dq, s.T * k_row);
+  float* dq = scratch + block_floats(s.Kv);
+  zero(dq, padded_rows(s.T) * k_row);
   for (int64_t k0 = 0; k0 < s.T; k0 += kKeys)
     for (int64_t q0 = k0 / kQueries * kQueries; q0 < last_query(s, k0); q0 += kQueries)
       backward_block(f, lse, keys, queries, q0, k0, dq + q0 * k_row, dk + k0 * k_row, dv + k0 * v_row, scratch);
@@ -171,8 +218,8 @@ void attention_backward_queries(const AttentionBackward& f, int64_t b, int64_t h
   const auto& s = f.sizes;
   const int64_t rows = least(kQueries, s.T - q0);
   const float* lse = f.lse + (b * s.H + h) * s.T;
-  float* dq = scratch + 2 * kQueries * kScoreRow;
-  zero(dq, rows * row_stride(s.K));
+  float* dq = scratch + block_floats(s.Kv);
+  zero(dq, kQueries * whole_lines(s.K));
   for (int64_t k0 = first_keys(s, q0); k0 < q0 + rows; k0 += kKeys)
     backward_block(f, lse, keys, queries, q0, k0, dq, nullptr, nullptr, scratch);
   store_queries(f, b, h, q0, rows, dq);
@@ -182,8 +229,8 @@ void attention_store_keys(const AttentionBackward& f, int64_t b, int64_t g, int6
                           const float* dv) {
   const auto& s = f.sizes;
   const int64_t head = (b * s.T + k0) * s.G + g;
-  store_rows(dk, row_stride(s.K), n, s.K, f.scale, f.dk + head * s.K, s.G * s.K);
-  store_rows(dv, row_stride(s.Kv), n, s.Kv, 1, f.dv + head * s.Kv, s.G * s.Kv);
+  store_panels(dk, n, s.K, f.scale, f.dk + head * s.K, s.G * s.K);
+  store_panels(dv, n, s.Kv, 1, f.dv + head * s.Kv, s.G * s.Kv);
 }
 
 }  // namespace attnedit::kernels::ATTNEDIT_ISA
@@ -201,41 +248,43 @@ struct Plan {
   bool halves;
 
   Plan(int64_t B, int64_t T, int64_t H, int64_t G, int64_t K, int64_t Kv)
-      : pairs(B * G), rep(H / std::max<int64_t>(G, 1)), key_row(row_stride(K)), value_row(row_stride(Kv)) {
+      : pairs(B * G), rep(H / std::max<int64_t>(G, 1)), key_row(whole_lines(K)), value_row(whole_lines(Kv)) {
     const int64_t threads = num_threads();
     key_blocks = (T + kKeys - 1) / kKeys;
     query_blocks = (T + kQueries - 1) / kQueries;
     halves = T > kKeys && 7 * pairs < 5 * threads * ((pairs + threads - 1) / threads);
-    keys = T * key_row + whole_lines(padded_keys(T) * K) + whole_lines(padded_keys(T) * Kv);
-    queries = T * (key_row + value_row) + whole_lines(T);
-    sums = (halves ? kKeys : T) * (key_row + value_row);
-    block = 2 * kQueries * kScoreRow + (halves ? kQueries : T) * key_row;
+    keys = padded_rows(T) * (2 * key_row + value_row);
+    queries = padded_rows(T) * (2 * key_row + 2 * value_row + 1);
+    sums = (halves ? kKeys : padded_rows(T)) * (key_row + value_row);
+    block = block_floats(Kv) + (halves ? kQueries : padded_rows(T)) * key_row;
   }
   int64_t floats() const {
     return halves ? pairs * (keys + rep * queries) + num_threads() * (sums + block)
                   : std::min<int64_t>(pairs, num_threads()) * (keys + queries + sums + block);
   }
-  PackedKeys packed_keys(float* at, int64_t T, int64_t K) const {
-    return {at, at + T * key_row, at + T * key_row + whole_lines(padded_keys(T) * K)};
+  PackedKeys packed_keys(float* at, int64_t T) const {
+    float* v = at + padded_rows(T) * key_row;
+    return {at, v, v + padded_rows(T) * value_row};
   }
   PackedQueries packed_queries(float* at, int64_t T) const {
-    return {at, at + T * key_row, at + T * (key_row + value_row)};
+    const int64_t q = padded_rows(T) * key_row, d_o = padded_rows(T) * value_row;
+    return {at, at + q, at + q + d_o, at + 2 * q + d_o, at + 2 * (q + d_o)};
   }
 };
 
 // One item per key head, its query heads in order.
 void run_whole(const AttentionBackward& f, const Plan& plan, float* workspace) {
   const auto [T, H, G, K, Kv, window, gate_width, softplus] = f.sizes;
-  parallel_items(plan.pairs, [&, T = T, G = G, K = K](int64_t pair, int worker) {
+  parallel_items(plan.pairs, [&, T = T, G = G](int64_t pair, int worker) {
     const int64_t b = pair / G, g = pair % G;
     float* at = workspace + worker * (plan.keys + plan.queries + plan.sums + plan.block);
-    const PackedKeys keys = plan.packed_keys(at, T, K);
+    const PackedKeys keys = plan.packed_keys(at, T);
     const PackedQueries queries = plan.packed_queries(at += plan.keys, T);
-    float *dk = at += plan.queries, *dv = dk + T * plan.key_row, *scratch = dk + plan.sums;
+    float *dk = at += plan.queries, *dv = dk + padded_rows(T) * plan.key_row, *scratch = dk + plan.sums;
     std::fill(dk, scratch, 0.f);
     for (int64_t k0 = 0; k0 < T; k0 += kKeys) ATTNEDIT_BEST(attention_pack_keys)(f, b, g, k0, keys);
     for (int64_t h = g * plan.rep; h < (g + 1) * plan.rep; ++h) {
-      for (int64_t q0 = 0; q0 < T; q0 += kQueries) ATTNEDIT_BEST(attention_pack_queries)(f, b, h, q0, queries);
+      for (int64_t q0 = 0; q0 < T; q0 += kQueries) ATTNEDIT_BEST(attention_pack_queries)(f, b, h, q0, queries, scratch);
       ATTNEDIT_BEST(attention_backward_head)(f, b, h, keys, queries, dk, dv, scratch);
     }
     ATTNEDIT_BEST(attention_store_keys)(f, b, g, 0, T, dk, dv);
@@ -246,9 +295,7 @@ void run_halves(const AttentionBackward& f, const Plan& plan, float* workspace) 
   const auto [T, H, G, K, Kv, window, gate_width, softplus] = f.sizes;
   const int64_t heads = plan.pairs * plan.rep, pair_stride = plan.keys + plan.rep * plan.queries;
   float* scratch = workspace + plan.pairs * pair_stride;
-  const auto keys_of = [&, T = T, K = K](int64_t pair) {
-    return plan.packed_keys(workspace + pair * pair_stride, T, K);
-  };
+  const auto keys_of = [&, T = T](int64_t pair) { return plan.packed_keys(workspace + pair * pair_stride, T); };
   const auto queries_of = [&, T = T](int64_t head) {
     return plan.packed_queries(workspace + head / plan.rep * pair_stride + plan.keys + head % plan.rep * plan.queries,
                                T);
@@ -257,10 +304,11 @@ void run_halves(const AttentionBackward& f, const Plan& plan, float* workspace) 
     const int64_t pair = item / plan.key_blocks;
     ATTNEDIT_BEST(attention_pack_keys)(f, pair / G, pair % G, item % plan.key_blocks * kKeys, keys_of(pair));
   });
-  parallel_items(heads * plan.query_blocks, [&, H = H](int64_t item, int) {
+  parallel_items(heads * plan.query_blocks, [&, H = H](int64_t item, int worker) {
     const int64_t head = item / plan.query_blocks;
     ATTNEDIT_BEST(attention_pack_queries)
-    (f, head / H, head % H, item % plan.query_blocks * kQueries, queries_of(head));
+    (f, head / H, head % H, item % plan.query_blocks * kQueries, queries_of(head),
+     scratch + worker * (plan.sums + plan.block));
   });
   // The first keys are seen by the most queries, and the last queries see the most keys: they go first.
   parallel_items(plan.pairs * plan.key_blocks, [&, T = T, H = H, G = G](int64_t item, int worker) {

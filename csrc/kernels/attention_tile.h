@@ -15,24 +15,20 @@ struct AttentionSizes {
 
 namespace {
 
-// A block of scores, queries by keys, lives in the second-level cache: 80 KB. Both are multiples of every tile.
+// Both are multiples of every tile's height and width: 12 x 32, 6 x 16, 6 x 8.
 constexpr int64_t kQueries = 96;
 constexpr int64_t kKeys = 192;
-constexpr int64_t kScoreRow = kKeys + 16;
-constexpr int64_t kLine = 16;  // floats in a cache line
+constexpr int64_t kWidest = 32;  // panel
+constexpr int64_t kLine = 16;    // floats in a cache line
 constexpr float kUnseen = -1e30f;
 
 [[maybe_unused]] constexpr int64_t whole_lines(int64_t n) { return (n + kLine - 1) / kLine * kLine; }
-// An odd number of cache lines, so that the rows of a block spread over all sets of the cache.
-[[maybe_unused]] constexpr int64_t row_stride(int64_t width) { return ((width + kLine - 1) / kLine | 1) * kLine; }
-// Keys are packed in panels of at most 32.
-[[maybe_unused]] constexpr int64_t padded_keys(int64_t T) { return (T + 31) / 32 * 32; }
 
 }  // namespace
 }  // namespace attnedit::kernels
 
 #ifdef ATTNEDIT_ISA
-#include "simd/tile.h"
+#include "simd/pack.h"
 
 namespace attnedit::kernels {
 namespace {
@@ -40,20 +36,6 @@ namespace {
 // The keys that queries [t, t + count) see, counted from key k0 and cut to the n keys there.
 inline Band keys_seen(const AttentionSizes& s, int64_t t, int64_t count, int64_t k0, int64_t n) {
   return {most(0, t - s.window + 1 - k0), least(n, t + count - k0)};
-}
-
-// scores (rows x n) = A B of queries [q0, q0 + rows) and keys [k0, k0 + n), in those tiles only where a query sees a
-// key. K is the inner dimension; keys are packed transposed.
-[[maybe_unused]] inline void scores(const AttentionSizes& s, int64_t q0, int64_t rows, int64_t k0, int64_t n, int64_t K,
-                                    Left a, const float* keys, float* out) {
-  for (int64_t j = 0; j < n; j += kTileWidth)
-    for (int64_t m = 0; m < rows; m += kTileRows) {
-      const int64_t count = least(kTileRows, rows - m);
-      const Band seen = keys_seen(s, q0 + m, count, k0 + j, kTileWidth);
-      if (seen.begin >= seen.end) continue;
-      tile_of<2>(count, K, a.data + m * a.row, a.row, a.column, keys + j * K, kTileWidth, out + m * kScoreRow + j,
-                 kScoreRow, false);
-    }
 }
 
 inline Vec sigmoid(Vec x) { return 1.f / (1.f + exp(-max(splat(-87.f), x))); }

@@ -11,16 +11,12 @@ ATTNEDIT_LOOPS(void packed_shape(int64_t* rows, int64_t* columns);
                                  bool accumulate, float* c, int64_t ldc);)
 
 #ifdef ATTNEDIT_ISA
-#include "simd/tile.h"
-#include "simd/transpose.h"
+#include "simd/pack.h"
 
 namespace attnedit::kernels::ATTNEDIT_ISA {
 namespace {
 
 constexpr int64_t kDepth = 512;  // of a panel: with a strip it leaves room in the second-level cache
-
-inline float number(const float* x) { return *x; }
-inline Vec numbers(const float* x) { return load(x); }
 
 struct BFloat16 {
   uint16_t bits;
@@ -49,31 +45,6 @@ inline float number(const Float16* x) {
   return y;
 }
 
-template <class Stored>
-void pack_panel_of(const Stored* b, int64_t row, int64_t column, int64_t columns, int64_t K, float* packed) {
-  if (column == 1) {
-    for (int64_t k = 0; k < K; ++k, b += row, packed += kTileWidth) {
-      int64_t j = 0;
-      for (; j + kLanes <= columns; j += kLanes) store(packed + j, numbers(b + j));
-      for (; j < columns; ++j) packed[j] = number(b + j);
-      for (; j < kTileWidth; ++j) packed[j] = 0;
-    }
-    return;
-  }
-  const int64_t whole = K / kLanes * kLanes;
-  for (int64_t k = 0; k < whole; k += kLanes)
-    for (int64_t first = 0; first < kTileWidth; first += kLanes) {
-      Vec block[kLanes];
-#pragma GCC unroll 16
-      for (int j = 0; j < kLanes; ++j) block[j] = first + j < columns ? numbers(b + (first + j) * column + k) : Vec{};
-      transpose(block);
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) store(packed + (k + i) * kTileWidth + first, block[i]);
-    }
-  for (int64_t k = whole; k < K; ++k)
-    for (int64_t j = 0; j < kTileWidth; ++j) packed[k * kTileWidth + j] = j < columns ? number(b + j * column + k) : 0;
-}
-
 // The last panel's columns that exist, through a buffer.
 void edge_tile(int64_t rows, int64_t columns, int64_t K, const float* a, const float* b, bool accumulate, float* c,
                int64_t ldc) {
@@ -92,30 +63,13 @@ void packed_shape(int64_t* rows, int64_t* columns) {
 }
 
 void pack_strip(const float* a, int64_t row, int64_t column, int64_t rows, int64_t K, float alpha, float* packed) {
-  const float* const end = packed + rows * K;
-  int64_t k = 0;
-  if (row == 1) {
-    // A vector runs over into the next k, which comes later and overwrites it; but not into the next strip.
-    for (; k < K && rows <= kLanes && packed + k * rows + kLanes <= end; ++k)
-      store(packed + k * rows, load(a + k * column) * alpha);
-  } else if (kTileRows <= kLanes) {
-    for (; k + kLanes <= K && packed + (k + kLanes - 1) * rows + kLanes <= end; k += kLanes) {
-      Vec block[kLanes];
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) block[i] = i < rows ? load(a + i * row + k) * alpha : Vec{};
-      transpose(block);
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) store(packed + (k + i) * rows, block[i]);
-    }
-  }
-  for (; k < K; ++k)
-    for (int64_t i = 0; i < rows; ++i) packed[k * rows + i] = a[i * row + k * column] * alpha;
+  strip_of(a, row, column, rows, K, alpha, packed);
 }
 
 void pack_panel(const void* b, int storage, int64_t row, int64_t column, int64_t columns, int64_t K, float* packed) {
-  if (storage == 0) return pack_panel_of(static_cast<const float*>(b), row, column, columns, K, packed);
-  if (storage == 1) return pack_panel_of(static_cast<const BFloat16*>(b), row, column, columns, K, packed);
-  pack_panel_of(static_cast<const Float16*>(b), row, column, columns, K, packed);
+  if (storage == 0) return panel_of(static_cast<const float*>(b), row, column, columns, K, packed);
+  if (storage == 1) return panel_of(static_cast<const BFloat16*>(b), row, column, columns, K, packed);
+  panel_of(static_cast<const Float16*>(b), row, column, columns, K, packed);
 }
 
 // Strips of `height` rows, the last one may have fewer. A panel's part stays in the first-level cache while the strips

@@ -20,19 +20,7 @@ constexpr int kTileWidth = 2 * kLanes;
 [[maybe_unused]] constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 [[maybe_unused]] constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// A(m, k) = data[m * row + k * column]
-struct Left {
-  const float* data;
-  int64_t row, column;
-};
-
-// B(k, n) = data[n / kTileWidth * panel + k * row + n % kTileWidth]. A plain matrix has panel = kTileWidth.
-struct Right {
-  const float* data;
-  int64_t row, panel;
-};
-
-// The columns of A that are not zero, in some of its rows.
+// A range of k.
 struct Band {
   int64_t begin, end;
 };
@@ -114,47 +102,6 @@ inline void packed_tile_of(int64_t rows, int64_t K, const float* a, const float*
   if constexpr (Rows > 1)
     if (rows < Rows) return packed_tile_of<Rows - 1>(rows, K, a, b, c, c_row, accumulate);
   packed_tile<Rows>(K, a, b, c, c_row, accumulate);
-}
-
-// C += A B, where rows [m, m + rows) of A are taken as zero outside the columns band(m, rows). N is a multiple of
-// kLanes. Panels of B are the outer loop: one stays in the first-level cache while A passes by.
-template <class BandOf>
-inline void banded_product(int64_t M, int64_t N, Left a, Right b, float* c, int64_t c_row, const BandOf& band) {
-  for (int64_t n = 0; n < N; n += kTileWidth)
-    for (int64_t m = 0; m < M; m += kTileRows) {
-      const int64_t rows = least(kTileRows, M - m);
-      const Band k = band(m, rows);
-      if (k.begin >= k.end) continue;
-      const float* a_m = a.data + m * a.row + k.begin * a.column;
-      const float* b_n = b.data + n / kTileWidth * b.panel + k.begin * b.row;
-      float* c_mn = c + m * c_row + n;
-      if (N - n >= kTileWidth)
-        tile_of<2>(rows, k.end - k.begin, a_m, a.row, a.column, b_n, b.row, c_mn, c_row, true);
-      else
-        tile_of<1>(rows, k.end - k.begin, a_m, a.row, a.column, b_n, b.row, c_mn, c_row, true);
-    }
-}
-
-// Copies count rows of x, times factor, into rows of y; their width is filled up with zeros to whole vectors.
-[[maybe_unused]] inline void pack_rows(const float* x, int64_t x_row, int64_t count, int64_t width, float factor,
-                                       float* y, int64_t y_row) {
-  for (int64_t i = 0; i < count; ++i, x += x_row, y += y_row) {
-    int64_t j = 0;
-    for (; j + kLanes <= width; j += kLanes) store(y + j, load(x + j) * factor);
-    if (j < width) store(y + j, load_part(x + j, width - j) * factor);
-  }
-}
-
-// The transpose of count rows of x as the right-hand side of a product: panels (width x kTileWidth) of kTileWidth
-// rows each, the last one filled up with zeros. A panel is at y + first row * width.
-[[maybe_unused]] inline void pack_transposed(const float* x, int64_t x_row, int64_t count, int64_t width, float* y) {
-  for (int64_t i = 0; i < count; i += kTileWidth, x += kTileWidth * x_row, y += kTileWidth * width) {
-    const int64_t rows = least(kTileWidth, count - i);
-    for (int64_t j = 0; j < width; ++j) {
-      for (int64_t r = 0; r < rows; ++r) y[j * kTileWidth + r] = x[r * x_row + j];
-      for (int64_t r = rows; r < kTileWidth; ++r) y[j * kTileWidth + r] = 0;
-    }
-  }
 }
 
 }  // namespace

@@ -65,21 +65,19 @@ inline float fold(V v, const F& f) {
 constexpr float kLog2E = 1.44269504088896340736f;
 constexpr float kLn2 = 0.69314718055994530942f;
 
-// 2^x to 1.2e-7 relative; exactly 0 below 2^-126, so that masked scores never make subnormals. Finite x <= 127.
+// 2^x to 1.2e-7 relative, x <= 127; exactly 0 below -126.5, so that masked scores never make subnormals.
 [[maybe_unused]] inline Vec exp2(Vec x) {
-  const Vec bounded = max(splat(-126.f), x);  // in this order a NaN stays a NaN
-  const Vec magic = splat(12582912.f);        // 1.5 * 2^23: adding it rounds to an integer
-  const Vec whole = (bounded + magic) - magic;
-  const Vec f = bounded - whole;
+  const Vec bounded = max(splat(-127.f), x);  // in this order a NaN stays a NaN
+  const Vec magic = splat(12582912.f);        // 1.5 * 2^23: adding it leaves the nearest integer in the lowest bits
+  const Vec shifted = bounded + magic;
+  const Vec f = bounded - (shifted - magic);
   Vec p = splat(0.00132765f);
   p = p * f + 0.00967554f;
   p = p * f + 0.05550713f;
   p = p * f + 0.2402212f;
   p = p * f + 0.69314697f;
   p = p * f + 1.0000001f;
-  const IntVec exponent = (__builtin_convertvector(whole, IntVec) + 127) << 23;
-  const Vec y = p * (Vec)exponent;  // a cast between vectors keeps the bits
-  return x < -126.f ? Vec{} : y;
+  return p * (Vec)(((IntVec)shifted + 127) << 23);  // a cast between vectors keeps the bits; 2^-127 is 0
 }
 [[maybe_unused]] inline Vec exp(Vec x) { return exp2(x * kLog2E); }
 
