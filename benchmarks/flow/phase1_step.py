@@ -22,6 +22,8 @@ from flow.qwen3_to_mla import (
     drawn,
     matrix_sizes,
     torch_adamw,
+    torch_peers,
+    torch_step,
 )
 
 ROWS, LENGTH = 2, 2048
@@ -93,19 +95,13 @@ def in_transformers(case: Case, x: Mapping[str, Any], kind: str, fused: bool) ->
     weight = torch.ones(QWEN["hidden_size"])
     optimizer = torch_adamw(list(attention.parameters()), fused)
 
-    def step() -> float:
+    def loss_of() -> Any:
         u = functional.rms_norm(x["hidden"], weight.shape, weight, CONFIG["rms_norm_eps"])
         y = attention(u, positions, causal)[0]
         loss = (y - x["target"]).pow(2).sum() / x["target"].pow(2).sum()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return float(loss.item())
+        return loss
 
-    return twice(step)
+    return twice(torch_step(loss_of, optimizer))
 
 
-PEERS = {
-    "torch eager": lambda case, x: in_transformers(case, x, "eager", fused=False),
-    "torch sdpa, fused AdamW": lambda case, x: in_transformers(case, x, "sdpa", fused=True),
-}
+PEERS = torch_peers(in_transformers)

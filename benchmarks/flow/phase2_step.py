@@ -22,6 +22,8 @@ from flow.qwen3_to_mla import (
     drawn,
     matrix_sizes,
     torch_adamw,
+    torch_peers,
+    torch_step,
 )
 
 LENGTH, LAYERS = 1024, CONFIG["num_hidden_layers"]
@@ -109,20 +111,14 @@ def in_transformers(case: Case, x: Mapping[str, Any], attention: str, fused: boo
     optimizer = torch_adamw([p for p in student.parameters() if p.requires_grad], fused)
     batch = x["tokens"].long()
 
-    def step() -> float:
+    def loss_of() -> Any:
         with torch.no_grad():
             theirs = functional.log_softmax(teacher(batch, use_cache=False).logits[0], dim=-1)
         logs = functional.log_softmax(student(batch, use_cache=False).logits[0], dim=-1)
         loss = functional.kl_div(logs, theirs, reduction="batchmean", log_target=True)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return float(loss.item())
+        return loss
 
-    return twice(step)
+    return twice(torch_step(loss_of, optimizer))
 
 
-PEERS = {
-    "torch eager": lambda case, x: in_transformers(case, x, "eager", fused=False),
-    "torch sdpa, fused AdamW": lambda case, x: in_transformers(case, x, "sdpa", fused=True),
-}
+PEERS = torch_peers(in_transformers)

@@ -1,6 +1,7 @@
 """What the two whole steps share: Qwen3-0.6B's width, its latent form, and weights that every side draws alike."""
 
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 from case import SHAPES, Array, normal
@@ -56,3 +57,24 @@ def torch_adamw(parameters: list[Any], fused: bool) -> Any:
     return torch.optim.AdamW(
         parameters, RATE, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, fused=True if fused else None
     )
+
+
+def torch_step(loss_of: Callable[[], Any], optimizer: Any) -> Callable[[], float]:
+    """One step of training by a loss, as most people write it."""
+
+    def step() -> float:
+        loss = loss_of()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(loss.item())
+
+    return step
+
+
+def torch_peers(build: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
+    """build(case, x, attention, fused) as most people run it, and as well as torch can."""
+    return {
+        "torch eager": lambda case, x: build(case, x, "eager", fused=False),
+        "torch sdpa, fused AdamW": lambda case, x: build(case, x, "sdpa", fused=True),
+    }

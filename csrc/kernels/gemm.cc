@@ -17,10 +17,7 @@ namespace {
 constexpr int kRowsAtOnce = 4;
 
 inline Vec widened(const float* w) { return load(w); }
-inline Vec widened(const uint16_t* w) {
-  typedef uint16_t Halves __attribute__((vector_size(kLanes * 2), aligned(2), may_alias));
-  return (Vec)(__builtin_convertvector(*reinterpret_cast<const Halves*>(w), IntVec) << 16);
-}
+inline Vec widened(const uint16_t* w) { return load_bfloat16(w); }
 inline Vec widened_part(const float* w, int64_t n) { return load_part(w, n); }
 inline Vec widened_part(const uint16_t* w, int64_t n) {
   uint16_t padded[kLanes] = {};

@@ -21,10 +21,7 @@ constexpr int64_t kDepth = 512;  // of a panel: with a strip it leaves room in t
 struct BFloat16 {
   uint16_t bits;
 };
-inline Vec numbers(const BFloat16* x) {
-  typedef uint16_t Halves __attribute__((vector_size(kLanes * 2), aligned(2), may_alias));
-  return (Vec)(__builtin_convertvector(*reinterpret_cast<const Halves*>(x), IntVec) << 16);
-}
+inline Vec numbers(const BFloat16* x) { return load_bfloat16(&x->bits); }
 inline float number(const BFloat16* x) {
   float y;
   widen_bfloat16(&x->bits, &y, 1);

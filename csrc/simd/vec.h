@@ -81,6 +81,12 @@ constexpr float kLn2 = 0.69314718055994530942f;
 }
 [[maybe_unused]] inline Vec exp(Vec x) { return exp2(x * kLog2E); }
 
+// One vector of stored bfloat16 numbers, widened.
+[[maybe_unused]] inline Vec load_bfloat16(const uint16_t* x) {
+  typedef uint16_t Halves __attribute__((vector_size(kLanes * 2), aligned(2), may_alias));
+  return (Vec)(__builtin_convertvector(*reinterpret_cast<const Halves*>(x), IntVec) << 16);
+}
+
 // Widens n stored bfloat16 or float16 numbers.
 [[maybe_unused]] inline void widen_bfloat16(const uint16_t* x, float* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {

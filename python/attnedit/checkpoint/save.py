@@ -4,7 +4,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,13 @@ def save_checkpoint(
     *,
     overwrite: bool = False,
     shard_bytes: int = SHARD_BYTES,
+    check: Callable[[Path], None] | None = None,
 ) -> None:
     """Writes config.json, the tensors, and copies of `files` into a new folder.
 
     Shards of at most shard_bytes (a larger tensor has one to itself) are filled in the order of `tensors`, whose values
     are asked for once each, so that a mapping may compute them; within a file the format sorts by type and name.
+    `check` sees the whole folder before it takes its name; what it raises leaves nothing.
     An existing folder is replaced only with overwrite=True, and only if it is a checkpoint or empty. Raises
     FileExistsError, other OSErrors for the disk and ValueError for what the format cannot hold; then nothing is left.
     """
@@ -53,6 +55,8 @@ def save_checkpoint(
         for path in beside.iterdir():
             sync(path)
         sync(beside)
+        if check is not None:
+            check(beside)
         if overwrite and os.path.lexists(folder):
             replace_folder(beside, folder)
         else:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -43,6 +44,12 @@ class Adam:
         return {"first": self.first.numpy(), "second": self.second.numpy()}
 
 
+@cache
+def _blas() -> ThreadpoolController:
+    """numpy's BLAS; looked up at first need, since that walks over every library of the process."""
+    return ThreadpoolController().select(user_api="blas")
+
+
 def rotates(shape: tuple[int, ...]) -> bool:
     """Whether Soap has a side to rotate."""
     return len(shape) == 2 and min(shape) <= LONGEST_SIDE
@@ -58,8 +65,6 @@ class Soap:
     then follow by one orthogonalised product now and then. Averages of products use the second beta.
     """
 
-    _blas = ThreadpoolController().select(user_api="blas")
-
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.first, self.second = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         self.sides = [Side(n) for n in shape]
@@ -67,7 +72,7 @@ class Soap:
     def move(self, p: Tensor, step: Step, rate: float) -> None:
         gradient = grad_of(p)
         runtime.synchronize()
-        with self._blas.limit(limits=1):  # the same bits for any number of threads
+        with _blas().limit(limits=1):  # the same bits for any number of threads
             g = gradient if step.scale is None else gradient * step.scale[0]
             b1, b2 = step.betas
             left, right = self.sides

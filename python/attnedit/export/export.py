@@ -1,7 +1,6 @@
 """Decoder -> folder, in any format that can hold it exactly."""
 
 import importlib
-import os
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -11,7 +10,6 @@ import numpy as np
 
 from attnedit.autograd import no_grad
 from attnedit.checkpoint import save_checkpoint
-from attnedit.checkpoint.atomic import partial, sync
 from attnedit.models import Decoder
 from attnedit.models.load import load
 from attnedit.tensor import Array
@@ -58,13 +56,9 @@ def export(
         }
     files = [Path(source) / name for name in CARRIED if (Path(source) / name).exists()] if source is not None else []
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"[export] {folder} exists already")
-    with partial(folder) as beside:
-        save_checkpoint(beside, raw, tensors, files)
-        _compare(model, load(beside), exact=dtype == "float32")
-        os.rename(beside, folder)
-        sync(folder.parent)
+    save_checkpoint(
+        folder, raw, tensors, files, check=lambda written: _compare(model, load(written), exact=dtype == "float32")
+    )
     return folder
 
 
