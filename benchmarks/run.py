@@ -34,7 +34,9 @@ MODULES = {
 ROUNDS, PER_ROUND = 4, 2  # sides take turns
 FEW = 3  # repetitions of what takes longer than SLOW
 SLOW = 2.0  # seconds
-SETTLE = 0.3  # seconds before a side's turn: the workers of the side before it spin for a while (OpenBLAS: 2^28 cycles)
+SETTLE = (
+    0.15  # seconds before a side's turn: the workers of the side before it spin for a while (OpenBLAS: 2^28 cycles)
+)
 HEAVY = 3e11  # operations from which on sides run one after the other, each alone in memory
 KEPT = {
     "MALLOC_MMAP_THRESHOLD_": "17179869184", "MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_TOP_PAD_": "268435456",

@@ -44,10 +44,10 @@ def ours(case: Case, x: Mapping[str, Array]) -> Run:
         answers |= {"dx": empty(*x["x"].shape), "dweight": zeros(*x["weight"].shape)}
 
     def run() -> Mapping[str, Array]:
-        _core.gemm_forward(x["x"], x["weight"], None, answers["y"])
+        _core.gemm_forward(x["x"], x["weight"], None, answers["y"], "float32")
         if case.backward:
-            _core.gemm_input_backward(x["dy"], x["weight"], answers["dx"])
-            _core.gemm_weight_backward(x["dy"], x["x"], answers["dweight"], None)
+            _core.gemm_input_backward(x["dy"], x["weight"], answers["dx"], "float32")
+            _core.gemm_weight_backward(x["dy"], x["x"], answers["dweight"], None, "float32")
         return answers
 
     return run

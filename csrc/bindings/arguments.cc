@@ -80,4 +80,9 @@ kernels::GateActivation gate_activation(const char* op, const std::string& name)
   return name == "sigmoid" ? kernels::GateActivation::kSigmoid : kernels::GateActivation::kSoftplus;
 }
 
+kernels::Compute compute_of(const char* op, const std::string& name) {
+  ATTNEDIT_CHECK(name == "float32" || name == "bfloat16", op, "compute must be float32 or bfloat16, got ", name);
+  return name == "float32" ? kernels::Compute::kFloat32 : kernels::Compute::kBFloat16;
+}
+
 }  // namespace attnedit::bindings

@@ -120,6 +120,7 @@ inline View<const int32_t, 1> view(const std::shared_ptr<std::vector<int32_t>>& 
   return {tokens->data(), {static_cast<int64_t>(tokens->size())}};
 }
 kernels::GateActivation gate_activation(const char* op, const std::string& name);
+kernels::Compute compute_of(const char* op, const std::string& name);
 
 // The task, holding on to what it reads.
 template <class T>

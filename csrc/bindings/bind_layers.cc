@@ -16,28 +16,30 @@ using namespace attnedit::kernels;
 RopeLayout layout(bool interleaved) { return interleaved ? RopeLayout::kInterleaved : RopeLayout::kHalfSplit; }
 
 void bind_linear(py::module_& m) {
-  m.def("gemm_forward", [](py::array x, py::array weight, MaybeArray bias, py::array y) {
+  m.def("gemm_forward", [](py::array x, py::array weight, MaybeArray bias, py::array y, const std::string& compute) {
     const Arguments a("linear");
     const auto x_ = a.rows("x", x);
     const auto weight_ = a.weight("weight", weight);
     const Workspace scratch(gemm_workspace(x_.dim(0), weight_.dim(1), weight_.dim(0)));
     a.launch(gemm_forward(x_, weight_, bias ? a.in<1>("bias", *bias) : View<const float, 1>{}, a.out_rows("y", y),
-                          scratch.view()));
+                          scratch.view(), compute_of("linear", compute)));
   });
-  m.def("gemm_input_backward", [](py::array dy, py::array weight, py::array dx) {
+  m.def("gemm_input_backward", [](py::array dy, py::array weight, py::array dx, const std::string& compute) {
     const Arguments a("linear_backward");
     const auto dy_ = a.rows("dy", dy);
     const auto weight_ = a.weight("weight", weight);
     const Workspace scratch(gemm_workspace(dy_.dim(0), weight_.dim(1), weight_.dim(0)));
-    a.launch(gemm_input_backward(dy_, weight_, a.out_rows("dx", dx), scratch.view()));
+    a.launch(gemm_input_backward(dy_, weight_, a.out_rows("dx", dx), scratch.view(),
+                                 compute_of("linear_backward", compute)));
   });
-  m.def("gemm_weight_backward", [](py::array dy, py::array x, py::array dweight, MaybeArray dbias) {
+  m.def("gemm_weight_backward", [](py::array dy, py::array x, py::array dweight, MaybeArray dbias,
+                                   const std::string& compute) {
     const Arguments a("linear_backward");
     const auto x_ = a.rows("x", x);
     const auto dweight_ = a.out<2>("dweight", dweight);
     const Workspace scratch(gemm_workspace(x_.dim(0), dweight_.dim(1), dweight_.dim(0)));
     a.launch(gemm_weight_backward(a.rows("dy", dy), x_, dweight_, dbias ? a.out<1>("dbias", *dbias) : View<float, 1>{},
-                                  scratch.view()));
+                                  scratch.view(), compute_of("linear_backward", compute)));
   });
 }
 
@@ -99,28 +101,30 @@ void bind_rows(py::module_& m) {
 
 void bind_attention(py::module_& m) {
   m.def("attention_forward", [](py::array q, py::array k, py::array v, MaybeArray gate, int64_t heads, int64_t kv_heads,
-                                float scale, int64_t window, const std::string& activation, py::array o, MaybeArray y,
-                                py::array lse) {
+                                float scale, int64_t window, const std::string& activation, const std::string& compute,
+                                py::array o, MaybeArray y, py::array lse) {
     const Arguments a("attention");
     const auto q_ = a.heads("q", q, heads), k_ = a.heads("k", k, kv_heads), v_ = a.heads("v", v, kv_heads);
     const Workspace scratch(attention_forward_workspace(q_.dim(0), q_.dim(1), heads, kv_heads, q_.dim(3), v_.dim(3)));
-    a.launch(attention_forward(q_, k_, v_, gate ? a.heads("gate", *gate, heads) : View<const float, 4>{},
-                               {scale, window, gate_activation("attention", activation)}, a.out_heads("o", o, heads),
-                               y ? a.out_heads("y", *y, heads) : View<float, 4>{}, a.out<3>("lse", lse),
-                               scratch.view()));
+    a.launch(
+        attention_forward(q_, k_, v_, gate ? a.heads("gate", *gate, heads) : View<const float, 4>{},
+                          {scale, window, gate_activation("attention", activation), compute_of("attention", compute)},
+                          a.out_heads("o", o, heads), y ? a.out_heads("y", *y, heads) : View<float, 4>{},
+                          a.out<3>("lse", lse), scratch.view()));
   });
   m.def("attention_backward", [](py::array dy, py::array q, py::array k, py::array v, MaybeArray gate, int64_t heads,
                                  int64_t kv_heads, float scale, int64_t window, const std::string& activation,
-                                 py::array o, py::array lse, py::array dq, py::array dk, py::array dv,
-                                 MaybeArray dgate) {
+                                 const std::string& compute, py::array o, py::array lse, py::array dq, py::array dk,
+                                 py::array dv, MaybeArray dgate) {
     const Arguments a("attention_backward");
     const auto q_ = a.heads("q", q, heads), k_ = a.heads("k", k, kv_heads), v_ = a.heads("v", v, kv_heads);
     const Workspace scratch(attention_backward_workspace(q_.dim(0), q_.dim(1), heads, kv_heads, q_.dim(3), v_.dim(3)));
     a.launch(attention_backward(
         a.heads("dy", dy, heads), q_, k_, v_, gate ? a.heads("gate", *gate, heads) : View<const float, 4>{},
-        {scale, window, gate_activation("attention_backward", activation)}, a.heads("o", o, heads), a.in<3>("lse", lse),
-        a.out_heads("dq", dq, heads), a.out_heads("dk", dk, kv_heads), a.out_heads("dv", dv, kv_heads),
-        dgate ? a.out_heads("dgate", *dgate, heads) : View<float, 4>{}, scratch.view()));
+        {scale, window, gate_activation("attention_backward", activation), compute_of("attention_backward", compute)},
+        a.heads("o", o, heads), a.in<3>("lse", lse), a.out_heads("dq", dq, heads), a.out_heads("dk", dk, kv_heads),
+        a.out_heads("dv", dv, kv_heads), dgate ? a.out_heads("dgate", *dgate, heads) : View<float, 4>{},
+        scratch.view()));
   });
   m.def("mla_compress_forward", [](py::array kv_a, py::array weight, float eps, py::array cos, py::array sin,
                                    int64_t start, py::array latent, py::array rstd, py::array k_rope) {

@@ -10,24 +10,24 @@ namespace {
 
 using namespace attnedit::kernels;
 
-FusedKlOptions kl_options(const std::string& divergence, float temperature) {
+FusedKlOptions kl_options(const std::string& divergence, float temperature, const std::string& compute) {
   ATTNEDIT_CHECK(divergence == "forward" || divergence == "reverse" || divergence == "jsd", "fused_kl",
                  "divergence must be forward, reverse or jsd, got ", divergence);
   ATTNEDIT_CHECK(temperature > 0, "fused_kl", "temperature must be positive, got ", temperature);
   return {divergence == "forward"   ? Divergence::kForward
           : divergence == "reverse" ? Divergence::kReverse
                                     : Divergence::kJsd,
-          temperature};
+          temperature, compute_of("fused_kl", compute)};
 }
 
 }  // namespace
 
 void bind_losses(py::module_& m) {
   m.def("fused_kl", [](py::array student, py::array student_head, py::array teacher, py::array teacher_head,
-                       py::array weights, const std::string& divergence, float temperature, py::array loss,
-                       py::array divergences, MaybeArray dstudent, MaybeArray dhead) {
+                       py::array weights, const std::string& divergence, float temperature, const std::string& compute,
+                       py::array loss, py::array divergences, MaybeArray dstudent, MaybeArray dhead) {
     const Arguments a("fused_kl");
-    const FusedKlOptions options = kl_options(divergence, temperature);
+    const FusedKlOptions options = kl_options(divergence, temperature, compute);
     const auto student_ = a.rows("student", student);
     const auto head_ = a.weight("student_head", student_head);
     const Workspace scratch(fused_kl_workspace(student_.dim(0), student_.dim(1), head_.dim(0), options));
@@ -37,19 +37,21 @@ void bind_losses(py::module_& m) {
                       dstudent ? a.out_rows("dstudent", *dstudent) : View<float, 2>{},
                       dhead ? a.out<2>("dhead", *dhead) : View<float, 2>{}, scratch.view()));
   });
-  m.def("cross_entropy", [](py::array hidden, py::array head, py::array labels, py::array weights, py::array loss,
-                            py::array nll, py::array argmax, MaybeArray dhidden, MaybeArray dhead) {
-    const Arguments a("cross_entropy");
-    const auto hidden_ = a.rows("hidden", hidden);
-    const auto head_ = a.weight("head", head);
-    const Workspace scratch(cross_entropy_workspace(hidden_.dim(0), hidden_.dim(1), head_.dim(0)));
-    const auto labels_ = a.tokens("labels", labels);
-    a.launch(
-        keep(labels_, cross_entropy(hidden_, head_, view(labels_), a.flat("weights", weights), a.out_flat("loss", loss),
-                                    a.out_flat("nll", nll), a.out_tokens("argmax", argmax),
-                                    dhidden ? a.out_rows("dhidden", *dhidden) : View<float, 2>{},
-                                    dhead ? a.out<2>("dhead", *dhead) : View<float, 2>{}, scratch.view())));
-  });
+  m.def("cross_entropy",
+        [](py::array hidden, py::array head, py::array labels, py::array weights, const std::string& compute,
+           py::array loss, py::array nll, py::array argmax, MaybeArray dhidden, MaybeArray dhead) {
+          const Arguments a("cross_entropy");
+          const auto hidden_ = a.rows("hidden", hidden);
+          const auto head_ = a.weight("head", head);
+          const Workspace scratch(cross_entropy_workspace(hidden_.dim(0), hidden_.dim(1), head_.dim(0)));
+          const auto labels_ = a.tokens("labels", labels);
+          a.launch(keep(labels_,
+                        cross_entropy(hidden_, head_, view(labels_), a.flat("weights", weights),
+                                      a.out_flat("loss", loss), a.out_flat("nll", nll), a.out_tokens("argmax", argmax),
+                                      dhidden ? a.out_rows("dhidden", *dhidden) : View<float, 2>{},
+                                      dhead ? a.out<2>("dhead", *dhead) : View<float, 2>{}, scratch.view(),
+                                      compute_of("cross_entropy", compute))));
+        });
   m.def("fused_mse", [](py::array student, py::array teacher, py::array weights, float eps, py::array loss,
                         py::array energy, MaybeArray dstudent) {
     const Arguments a("fused_mse");

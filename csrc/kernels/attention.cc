@@ -21,9 +21,10 @@ ATTNEDIT_LOOPS(void attention_pack(const AttentionForward& f, int64_t b, int64_t
 namespace attnedit::kernels::ATTNEDIT_ISA {
 namespace {
 
-// A panel of scores, keys [key, key + n) by kTileWidth queries from number query on, becomes 2^(score - top), where top
-// is a query's greatest score so far: exact zeros where it does not see the key. shrink becomes the factor by which
-// what was summed under the former top must shrink.
+// A panel of scores, keys [key, key + n) by kTileWidth queries from number query on, becomes the words of
+// 2^(score - top), where top is a query's greatest score so far: exact zeros where it does not see the key. shrink
+// becomes the factor by which what was summed under the former top must shrink.
+template <class Word>
 void softmax_panel(float* s, int64_t key, int64_t n, int64_t query, int64_t window, float* top, float* total,
                    Vec (&shrink)[2]) {
   for (int v = 0; v < 2; ++v, s += kLanes, query += kLanes, top += kLanes, total += kLanes) {
@@ -50,10 +51,18 @@ void softmax_panel(float* s, int64_t key, int64_t n, int64_t query, int64_t wind
     for (; j < n; ++j) greatest[0] = max(greatest[0], load(s + j * kTileWidth));
     const Vec now = max(max(greatest[0], greatest[1]), max(greatest[2], greatest[3]));
     Vec sums{};
-    for (j = 0; j < n; ++j) {
-      const Vec p = exp2(load(s + j * kTileWidth) - now);
-      sums += p;
-      store(s + j * kTileWidth, p);
+    for (j = 0; j < n; j += Word::kNumbers) {
+      const auto probabilities = [&](int64_t key) {
+        const Vec p = key < n ? exp2(load(s + key * kTileWidth) - now) : Vec{};
+        sums += p;
+        return p;
+      };
+      const Vec p = probabilities(j);
+      // In place: a word comes to lie where numbers before it were.
+      if constexpr (Word::kNumbers == 1)
+        store(s + j * kTileWidth, p);
+      else
+        store(s + j / 2 * kTileWidth, pairs(p, probabilities(j + 1)));
     }
     shrink[v] = exp2(before - now);
     store(total, load(total) * shrink[v] + sums);
@@ -61,21 +70,22 @@ void softmax_panel(float* s, int64_t key, int64_t n, int64_t query, int64_t wind
   }
 }
 
-}  // namespace
-
-void attention_pack(const AttentionForward& f, int64_t b, int64_t g, int64_t k0, float* keys, float* values) {
+template <class Word>
+void pack(const AttentionForward& f, int64_t b, int64_t g, int64_t k0, float* keys, float* values) {
   const auto& s = f.sizes;
   const int64_t n = least(kKeys, s.T - k0), head = (b * s.T + k0) * s.G + g;
-  strips_of(f.k + head * s.K, s.G * s.K, n, s.K, keys + k0 * s.K);
-  transposed_strips_of(f.v + head * s.Kv, s.G * s.Kv, s.Kv, n, values + k0 * s.Kv);
+  strips_of<Word>(f.k + head * s.K, s.G * s.K, n, s.K, keys + k0 * words_of<Word>(s.K));
+  transposed_strips_of<Word>(f.v + head * s.Kv, s.G * s.Kv, s.Kv, n, values + words_of<Word>(k0) * s.Kv);
 }
 
 // Queries [q0, q0 + kQueries) of one head, over the blocks of keys that they see, a panel of kTileWidth queries at a
 // time. Per query: the greatest score so far (top), the sum of 2^(score - top) (total) and that sum weighted by the
 // values (sums). Everything is transposed: a query is a lane.
-void attention_forward_block(const AttentionForward& f, int64_t b, int64_t h, int64_t q0, const float* keys,
-                             const float* values, float* scratch) {
+template <class Word>
+void forward_block(const AttentionForward& f, int64_t b, int64_t h, int64_t q0, const float* keys, const float* values,
+                   float* scratch) {
   const auto& s = f.sizes;
+  const int64_t key_words = words_of<Word>(s.K);
   const int64_t rows = least(kQueries, s.T - q0), head = (b * s.T + q0) * s.H + h, v_row = round_up(s.Kv, kLanes);
   float* p = scratch;
   float* q = p + kKeys * kTileWidth;
@@ -83,8 +93,8 @@ void attention_forward_block(const AttentionForward& f, int64_t b, int64_t h, in
   float* top = sums + kQueries * v_row;
   float* total = top + kQueries;
   for (int64_t i = 0; i < rows; i += kTileWidth)
-    panel_of(f.q + (head + i * s.H) * s.K, 1, s.H * s.K, least(kTileWidth, rows - i), s.K, q + i * s.K);
-  for (int64_t j = 0; j < round_up(rows, kTileWidth) * s.K; j += kLanes) store(q + j, load(q + j) * (f.scale * kLog2E));
+    panel_of<Word>(f.q + (head + i * s.H) * s.K, 1, s.H * s.K, least(kTileWidth, rows - i), s.K, f.scale * kLog2E,
+                   q + i * key_words);
   for (int64_t j = 0; j < kQueries * v_row; j += kLanes) store(sums + j, Vec{});
   for (int64_t i = 0; i < kQueries; ++i) top[i] = kUnseen, total[i] = 0;
 
@@ -95,14 +105,14 @@ void attention_forward_block(const AttentionForward& f, int64_t b, int64_t h, in
       if (seen.begin >= seen.end) continue;
       seen.begin = seen.begin / kTileRows * kTileRows;
       float* p_seen = p + seen.begin * kTileWidth;
-      strips_by_panel(least(round_up(seen.end, kTileRows), n) - seen.begin, s.K, {0, s.K},
-                      keys + (k0 + seen.begin) * s.K, q + i * s.K, p_seen, false);
+      strips_by_panel<Word>(least(round_up(seen.end, kTileRows), n) - seen.begin, s.K, {0, s.K},
+                            keys + (k0 + seen.begin) * key_words, q + i * key_words, p_seen, false);
       Vec shrink[2];
-      softmax_panel(p_seen, k0 + seen.begin, seen.end - seen.begin, q0 + i, s.window, top + i, total + i, shrink);
+      softmax_panel<Word>(p_seen, k0 + seen.begin, seen.end - seen.begin, q0 + i, s.window, top + i, total + i, shrink);
       float* sums_i = sums + i * v_row;
       for (int64_t j = 0; j < s.Kv; ++j, sums_i += kTileWidth)
         for (int v = 0; v < 2; ++v) store(sums_i + v * kLanes, load(sums_i + v * kLanes) * shrink[v]);
-      strips_by_panel(s.Kv, n, seen, values + k0 * s.Kv, p, sums + i * v_row, true);
+      strips_by_panel<Word>(s.Kv, n, seen, values + words_of<Word>(k0) * s.Kv, p_seen, sums + i * v_row, true);
     }
 
   for (int64_t i = 0; i < rows; i += kTileWidth)
@@ -113,6 +123,17 @@ void attention_forward_block(const AttentionForward& f, int64_t b, int64_t h, in
     if (s.gate_width) apply_gate(s, f.gate + at * s.gate_width, f.o + at * s.Kv, f.y + at * s.Kv);
     f.lse[(b * s.H + h) * s.T + q0 + i] = top[i] + log2f(total[i]);
   }
+}
+
+}  // namespace
+
+void attention_pack(const AttentionForward& f, int64_t b, int64_t g, int64_t k0, float* keys, float* values) {
+  (f.sizes.pairs ? pack<BFloat16Pair> : pack<Float32>)(f, b, g, k0, keys, values);
+}
+
+void attention_forward_block(const AttentionForward& f, int64_t b, int64_t h, int64_t q0, const float* keys,
+                             const float* values, float* scratch) {
+  (f.sizes.pairs ? forward_block<BFloat16Pair> : forward_block<Float32>)(f, b, h, q0, keys, values, scratch);
 }
 
 }  // namespace attnedit::kernels::ATTNEDIT_ISA

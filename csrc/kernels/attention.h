@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kernels/compute.h"
 #include "runtime/task.h"
 #include "tensor/view.h"
 
@@ -18,6 +19,7 @@ struct AttentionOptions {
   float scale;
   int64_t window = 0;
   GateActivation activation = GateActivation::kSigmoid;
+  Compute compute = Compute::kFloat32;
 };
 
 // (query, key) pairs of one head that a causal mask and a window leave.

@@ -86,16 +86,18 @@ void softmax_backward_row(float* p, float* ds, int64_t behind, int64_t window, f
   }
 }
 
-// A square of kTileWidth x kTileWidth.
+// The words of the transpose of a square of kTileWidth x kTileWidth.
+template <class Word>
 void transpose_square(const float* x, float* y) {
+  constexpr int kNumbers = Word::kNumbers;
   for (int64_t i = 0; i < kTileWidth; i += kLanes)
-    for (int64_t j = 0; j < kTileWidth; j += kLanes) {
+    for (int64_t j = 0; j < kTileWidth; j += kLanes * kNumbers) {
       Vec block[kLanes];
 #pragma GCC unroll 16
-      for (int l = 0; l < kLanes; ++l) block[l] = load(x + (i + l) * kTileWidth + j);
+      for (int l = 0; l < kLanes; ++l) block[l] = words_along<Word>(x + (i + l) * kTileWidth + j, 1);
       transpose(block);
 #pragma GCC unroll 16
-      for (int l = 0; l < kLanes; ++l) store(y + (j + l) * kTileWidth + i, block[l]);
+      for (int l = 0; l < kLanes; ++l) store(y + (j / kNumbers + l) * kTileWidth + i, block[l]);
     }
 }
 
@@ -108,10 +110,12 @@ void zero(float* x, int64_t n) {
 // All pointers are those of the whole head, but dq, dk and dv, which begin with the block.
 //   p = 2^(scale log2 e q k^T - lse)   dv^T += do^T p   ds = p * (do v^T - delta)   dk^T += q^T ds   dq^T += k^T ds^T
 // The factor scale of dq and dk is applied when they are complete.
-void backward_block(const AttentionBackward& f, const float* lse, PackedKeys keys, PackedQueries queries, int64_t q0,
-                    int64_t k0, float* dq, float* dk, float* dv, float* scratch) {
+template <class Word>
+void block_of(const AttentionBackward& f, const float* lse, PackedKeys keys, PackedQueries queries, int64_t q0,
+              int64_t k0, float* dq, float* dk, float* dv, float* scratch) {
   const auto& s = f.sizes;
   const int64_t rows = least(kQueries, s.T - q0), n = least(kKeys, s.T - k0);
+  const int64_t key_words = words_of<Word>(s.K), value_words = words_of<Word>(s.Kv);
   float *p = scratch, *ds = p + kQueries * kTileWidth, *ds_transposed = ds + kQueries * kTileWidth;
   for (int64_t j = 0; j < n; j += kTileWidth) {
     const int64_t key = k0 + j;
@@ -119,32 +123,49 @@ void backward_block(const AttentionBackward& f, const float* lse, PackedKeys key
     if (seen_by.begin >= seen_by.end) continue;
     const int64_t first = seen_by.begin / kTileRows * kTileRows;
     const int64_t count = least(round_up(seen_by.end, kTileRows), rows) - first;
-    strips_by_panel(count, s.K, {0, s.K}, queries.q + (q0 + first) * s.K, keys.k + key * s.K, p + first * kTileWidth,
-                    false);
-    strips_by_panel(count, s.Kv, {0, s.Kv}, queries.d_o + (q0 + first) * s.Kv, keys.v + key * s.Kv,
-                    ds + first * kTileWidth, false);
+    strips_by_panel<Word>(count, s.K, {0, s.K}, queries.q + (q0 + first) * key_words, keys.k + key * key_words,
+                          p + first * kTileWidth, false);
+    strips_by_panel<Word>(count, s.Kv, {0, s.Kv}, queries.d_o + (q0 + first) * value_words, keys.v + key * value_words,
+                          ds + first * kTileWidth, false);
     for (int64_t i = seen_by.begin; i < seen_by.end; ++i)
       softmax_backward_row(p + i * kTileWidth, ds + i * kTileWidth, q0 + i - key, s.window, f.scale * kLog2E,
                            lse[q0 + i], queries.delta[q0 + i]);
-    if (dk) {
-      strips_by_panel(s.Kv, rows, seen_by, queries.d_o_transposed + q0 * s.Kv, p, dv + j * whole_lines(s.Kv), true);
-      strips_by_panel(s.K, rows, seen_by, queries.q_transposed + q0 * s.K, ds, dk + j * whole_lines(s.K), true);
-    }
     if (dq) {
       const int64_t begin = seen_by.begin / kTileWidth * kTileWidth, end = round_up(seen_by.end, kTileWidth);
       zero(ds + begin * kTileWidth, (seen_by.begin - begin) * kTileWidth);
       zero(ds + seen_by.end * kTileWidth, (end - seen_by.end) * kTileWidth);
       for (int64_t i = begin; i < end; i += kTileWidth)
-        transpose_square(ds + i * kTileWidth, ds_transposed + i * kKeys + j * kTileWidth);
+        transpose_square<Word>(ds + i * kTileWidth,
+                               ds_transposed + i / Word::kNumbers * kKeys + words_of<Word>(j) * kTileWidth);
+    }
+    if (dk) {
+      // Whole words: the query before the first one has probability zero.
+      const Band band = {seen_by.begin / Word::kNumbers * Word::kNumbers, seen_by.end};
+      for (float* x : {p, ds}) {
+        zero(x + band.begin * kTileWidth, (seen_by.begin - band.begin) * kTileWidth);
+        panel_to_words<Word>(x, band.begin, band.end);
+      }
+      const int64_t first_word = words_of<Word>(band.begin) * kTileWidth;
+      strips_by_panel<Word>(s.Kv, rows, band, queries.d_o_transposed + words_of<Word>(q0) * s.Kv, p + first_word,
+                            dv + j * whole_lines(s.Kv), true);
+      strips_by_panel<Word>(s.K, rows, band, queries.q_transposed + words_of<Word>(q0) * s.K, ds + first_word,
+                            dk + j * whole_lines(s.K), true);
     }
   }
   if (!dq) return;
   for (int64_t i = 0; i < rows; i += kTileWidth) {
     const Band seen = keys_seen(s, q0 + i, least(kTileWidth, rows - i), k0, n);
-    if (seen.begin < seen.end)
-      strips_by_panel(s.K, n, seen, keys.k_transposed + k0 * s.K, ds_transposed + i * kKeys, dq + i * whole_lines(s.K),
-                      true);
+    if (seen.begin >= seen.end) continue;
+    const Band band = {seen.begin / Word::kNumbers * Word::kNumbers, seen.end};
+    strips_by_panel<Word>(s.K, n, band, keys.k_transposed + words_of<Word>(k0) * s.K,
+                          ds_transposed + i / Word::kNumbers * kKeys + words_of<Word>(band.begin) * kTileWidth,
+                          dq + i * whole_lines(s.K), true);
   }
+}
+
+void backward_block(const AttentionBackward& f, const float* lse, PackedKeys keys, PackedQueries queries, int64_t q0,
+                    int64_t k0, float* dq, float* dk, float* dv, float* scratch) {
+  (f.sizes.pairs ? block_of<BFloat16Pair> : block_of<Float32>)(f, lse, keys, queries, q0, k0, dq, dk, dv, scratch);
 }
 
 // The first block of keys that the queries from q0 see, and the end of the queries that see keys [k0, k0 + n).
@@ -161,21 +182,21 @@ void store_queries(const AttentionBackward& f, int64_t b, int64_t h, int64_t q0,
   store_panels(dq, n, s.K, f.scale, f.dq + ((b * s.T + q0) * s.H + h) * s.K, s.H * s.K);
 }
 
-}  // namespace
-
-void attention_pack_keys(const AttentionBackward& f, int64_t b, int64_t g, int64_t k0, PackedKeys keys) {
+template <class Word>
+void pack_keys(const AttentionBackward& f, int64_t b, int64_t g, int64_t k0, PackedKeys keys) {
   const auto& s = f.sizes;
   const int64_t n = least(kKeys, s.T - k0), head = (b * s.T + k0) * s.G + g, k_row = s.G * s.K, v_row = s.G * s.Kv;
   const float *k = f.k + head * s.K, *v = f.v + head * s.Kv;
   for (int64_t j = 0; j < n; j += kTileWidth) {
-    panel_of(k + j * k_row, 1, k_row, least(kTileWidth, n - j), s.K, keys.k + (k0 + j) * s.K);
-    panel_of(v + j * v_row, 1, v_row, least(kTileWidth, n - j), s.Kv, keys.v + (k0 + j) * s.Kv);
+    const int64_t columns = least(kTileWidth, n - j);
+    panel_of<Word>(k + j * k_row, 1, k_row, columns, s.K, 1, keys.k + (k0 + j) * words_of<Word>(s.K));
+    panel_of<Word>(v + j * v_row, 1, v_row, columns, s.Kv, 1, keys.v + (k0 + j) * words_of<Word>(s.Kv));
   }
-  transposed_strips_of(k, k_row, s.K, n, keys.k_transposed + k0 * s.K);
+  transposed_strips_of<Word>(k, k_row, s.K, n, keys.k_transposed + words_of<Word>(k0) * s.K);
 }
 
-void attention_pack_queries(const AttentionBackward& f, int64_t b, int64_t h, int64_t q0, PackedQueries queries,
-                            float* scratch) {
+template <class Word>
+void pack_queries(const AttentionBackward& f, int64_t b, int64_t h, int64_t q0, PackedQueries queries, float* scratch) {
   const auto& s = f.sizes;
   const int64_t n = least(kQueries, s.T - q0), head = (b * s.T + q0) * s.H + h, v_row = whole_lines(s.Kv);
   for (int64_t i = 0; i < n; ++i) {
@@ -184,10 +205,21 @@ void attention_pack_queries(const AttentionBackward& f, int64_t b, int64_t h, in
                                           scratch + i * v_row, f.dgate + at * s.gate_width);
   }
   const float* q = f.q + head * s.K;
-  strips_of(q, s.H * s.K, n, s.K, queries.q + q0 * s.K);
-  transposed_strips_of(q, s.H * s.K, s.K, n, queries.q_transposed + q0 * s.K);
-  strips_of(scratch, v_row, n, s.Kv, queries.d_o + q0 * s.Kv);
-  transposed_strips_of(scratch, v_row, s.Kv, n, queries.d_o_transposed + q0 * s.Kv);
+  strips_of<Word>(q, s.H * s.K, n, s.K, queries.q + q0 * words_of<Word>(s.K));
+  transposed_strips_of<Word>(q, s.H * s.K, s.K, n, queries.q_transposed + words_of<Word>(q0) * s.K);
+  strips_of<Word>(scratch, v_row, n, s.Kv, queries.d_o + q0 * words_of<Word>(s.Kv));
+  transposed_strips_of<Word>(scratch, v_row, s.Kv, n, queries.d_o_transposed + words_of<Word>(q0) * s.Kv);
+}
+
+}  // namespace
+
+void attention_pack_keys(const AttentionBackward& f, int64_t b, int64_t g, int64_t k0, PackedKeys keys) {
+  (f.sizes.pairs ? pack_keys<BFloat16Pair> : pack_keys<Float32>)(f, b, g, k0, keys);
+}
+
+void attention_pack_queries(const AttentionBackward& f, int64_t b, int64_t h, int64_t q0, PackedQueries queries,
+                            float* scratch) {
+  (f.sizes.pairs ? pack_queries<BFloat16Pair> : pack_queries<Float32>)(f, b, h, q0, queries, scratch);
 }
 
 // The whole of one query head; dk and dv of its key head, in packed rows, go on from the head before.
@@ -274,8 +306,8 @@ struct Plan {
 
 // One item per key head, its query heads in order.
 void run_whole(const AttentionBackward& f, const Plan& plan, float* workspace) {
-  const auto [T, H, G, K, Kv, window, gate_width, softplus] = f.sizes;
-  parallel_items(plan.pairs, [&, T = T, G = G](int64_t pair, int worker) {
+  const int64_t T = f.sizes.T, G = f.sizes.G;
+  parallel_items(plan.pairs, [&](int64_t pair, int worker) {
     const int64_t b = pair / G, g = pair % G;
     float* at = workspace + worker * (plan.keys + plan.queries + plan.sums + plan.block);
     const PackedKeys keys = plan.packed_keys(at, T);
@@ -292,26 +324,26 @@ void run_whole(const AttentionBackward& f, const Plan& plan, float* workspace) {
 }
 
 void run_halves(const AttentionBackward& f, const Plan& plan, float* workspace) {
-  const auto [T, H, G, K, Kv, window, gate_width, softplus] = f.sizes;
+  const int64_t T = f.sizes.T, H = f.sizes.H, G = f.sizes.G;
   const int64_t heads = plan.pairs * plan.rep, pair_stride = plan.keys + plan.rep * plan.queries;
   float* scratch = workspace + plan.pairs * pair_stride;
-  const auto keys_of = [&, T = T](int64_t pair) { return plan.packed_keys(workspace + pair * pair_stride, T); };
-  const auto queries_of = [&, T = T](int64_t head) {
+  const auto keys_of = [&](int64_t pair) { return plan.packed_keys(workspace + pair * pair_stride, T); };
+  const auto queries_of = [&](int64_t head) {
     return plan.packed_queries(workspace + head / plan.rep * pair_stride + plan.keys + head % plan.rep * plan.queries,
                                T);
   };
-  parallel_items(plan.pairs * plan.key_blocks, [&, G = G](int64_t item, int) {
+  parallel_items(plan.pairs * plan.key_blocks, [&](int64_t item, int) {
     const int64_t pair = item / plan.key_blocks;
     ATTNEDIT_BEST(attention_pack_keys)(f, pair / G, pair % G, item % plan.key_blocks * kKeys, keys_of(pair));
   });
-  parallel_items(heads * plan.query_blocks, [&, H = H](int64_t item, int worker) {
+  parallel_items(heads * plan.query_blocks, [&](int64_t item, int worker) {
     const int64_t head = item / plan.query_blocks;
     ATTNEDIT_BEST(attention_pack_queries)
     (f, head / H, head % H, item % plan.query_blocks * kQueries, queries_of(head),
      scratch + worker * (plan.sums + plan.block));
   });
   // The first keys are seen by the most queries, and the last queries see the most keys: they go first.
-  parallel_items(plan.pairs * plan.key_blocks, [&, T = T, H = H, G = G](int64_t item, int worker) {
+  parallel_items(plan.pairs * plan.key_blocks, [&](int64_t item, int worker) {
     const int64_t pair = item % plan.pairs, k0 = item / plan.pairs * kKeys;
     float* dk = scratch + worker * (plan.sums + plan.block);
     float *dv = dk + kKeys * plan.key_row, *rest = dk + plan.sums;
@@ -320,7 +352,7 @@ void run_halves(const AttentionBackward& f, const Plan& plan, float* workspace) 
     (f, head / H, head % H, k0, keys_of(pair), queries_of(head), dk, dv, rest);
     ATTNEDIT_BEST(attention_store_keys)(f, pair / G, pair % G, k0, std::min(kKeys, T - k0), dk, dv);
   });
-  parallel_items(heads * plan.query_blocks, [&, H = H](int64_t item, int worker) {
+  parallel_items(heads * plan.query_blocks, [&](int64_t item, int worker) {
     const int64_t head = item % heads, q0 = (plan.query_blocks - 1 - item / heads) * kQueries;
     ATTNEDIT_BEST(attention_backward_queries)
     (f, head / H, head % H, q0, keys_of(head / plan.rep), queries_of(head),

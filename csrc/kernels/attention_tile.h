@@ -11,6 +11,7 @@ struct AttentionSizes {
   int64_t window;      // 1 <= window <= T
   int64_t gate_width;  // 1 or Kv; 0 without a gate
   bool softplus;       // the gate's activation; otherwise sigmoid
+  bool pairs;          // products of bfloat16 pairs (simd/tile.h)
 };
 
 namespace {
@@ -128,7 +129,8 @@ inline AttentionSizes checked_sizes(const char* op, View<const float, 4> q, View
           Kv,
           windowed ? options.window : T,
           gate ? gate.dim(3) : 0,
-          options.activation == GateActivation::kSoftplus};
+          options.activation == GateActivation::kSoftplus,
+          options.compute == Compute::kBFloat16};
 }
 
 }  // namespace

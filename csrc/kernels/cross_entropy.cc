@@ -101,6 +101,7 @@ struct CrossEntropy {
   View<int32_t, 1> argmax;
   View<float, 2> dhidden, dhead;
   VocabularyBlocks blocks;
+  Compute compute;
   float *z, *packed, *left_hidden, *left_rows, *right_hidden, *peak, *denominator, *label_z;
 
   // Tokens [begin, begin + rows).
@@ -109,15 +110,15 @@ struct CrossEntropy {
   // z = log2(e) hidden head^T for the block at v0.
   void logits(int64_t rows, int64_t v0, int64_t width) const {
     const int64_t D = head.dim(1);
-    pack_right(width, D, transposed_rows(head, v0), packed);
-    packed_product(rows, width, D, left_hidden, packed, false, z, width);
+    pack_right(width, D, transposed_rows(head, v0), compute, packed);
+    packed_product(rows, width, D, left_hidden, packed, compute, false, z, width);
   }
   // sums (+)= z head, for the block's rows of the head.
   void add_heads(int64_t rows, int64_t v0, int64_t width, float* sums) const {
     const int64_t D = head.dim(1);
-    pack_right(D, width, plain_rows(head, v0), packed);
-    pack_left(rows, width, 1, {z, width, 1}, left_rows);
-    packed_product(rows, D, width, left_rows, packed, v0 > 0, sums, D);
+    pack_right(D, width, plain_rows(head, v0), compute, packed);
+    pack_left(rows, width, 1, {z, width, 1}, compute, left_rows);
+    packed_product(rows, D, width, left_rows, packed, compute, v0 > 0, sums, D);
   }
 };
 
@@ -130,7 +131,7 @@ void CrossEntropy::tile(int64_t begin, int64_t rows) const {
   // head; and cost nothing when the block that the first one left is the whole vocabulary.
   const bool second_pass = dhead || (dhidden && blocks.count == 1);
   float* sums = second_pass ? nullptr : dhidden_tile;
-  pack_left(rows, D, kLog2E, {hidden_tile, D, 1}, left_hidden);
+  pack_left(rows, D, kLog2E, {hidden_tile, D, 1}, compute, left_hidden);
   for (int64_t v0 = 0; v0 < V; v0 += blocks.width) {
     const int64_t width = std::min(blocks.width, V - v0);
     logits(rows, v0, width);
@@ -161,7 +162,7 @@ void CrossEntropy::tile(int64_t begin, int64_t rows) const {
     });
   }
   if (!second_pass) return;
-  if (dhead) pack_right(D, rows, RightOperand::plain(hidden_tile, D), right_hidden);
+  if (dhead) pack_right(D, rows, RightOperand::plain(hidden_tile, D), compute, right_hidden);
 
   for (int64_t v0 = 0; v0 < V; v0 += blocks.width) {
     const int64_t width = std::min(blocks.width, V - v0);
@@ -172,8 +173,8 @@ void CrossEntropy::tile(int64_t begin, int64_t rows) const {
     });
     if (dhidden) add_heads(rows, v0, width, dhidden_tile);
     if (!dhead) continue;
-    pack_left(width, rows, 1, {z, 1, width}, left_rows);
-    packed_product(width, D, rows, left_rows, right_hidden, true, dhead.data + v0 * D, D);
+    pack_left(width, rows, 1, {z, 1, width}, compute, left_rows);
+    packed_product(width, D, rows, left_rows, right_hidden, compute, true, dhead.data + v0 * D, D);
   }
 }
 
@@ -187,7 +188,7 @@ int64_t cross_entropy_workspace(int64_t N, int64_t D, int64_t V) {
 
 Task cross_entropy(View<const float, 2> hidden, WeightView<2> head, View<const int32_t, 1> labels,
                    View<const float, 1> weights, View<float, 1> loss, View<float, 1> nll, View<int32_t, 1> argmax,
-                   View<float, 2> dhidden, View<float, 2> dhead, View<float, 1> workspace) {
+                   View<float, 2> dhidden, View<float, 2> dhead, View<float, 1> workspace, Compute compute) {
   constexpr const char* op = "cross_entropy";
   const int64_t N = hidden.dim(0), D = hidden.dim(1), V = head.dim(0);
   ATTNEDIT_CHECK(V > 0 && head.dim(1) == D, op, "head must have shape (V, ", D, ") with V > 0, got ",
@@ -214,9 +215,9 @@ Task cross_entropy(View<const float, 2> hidden, WeightView<2> head, View<const i
            float* right_hidden = left_hidden + packed_left_size(blocks.tokens, D);
            float* peak = right_hidden + packed_right_size(D, blocks.tokens);
            float *denominator = peak + blocks.tokens, *label_z = denominator + blocks.tokens;
-           const CrossEntropy run{hidden,    head,         labels, weights,        nll,    argmax,
-                                  dhidden,   dhead,        blocks, workspace.data, packed, left_hidden,
-                                  left_rows, right_hidden, peak,   denominator,    label_z};
+           const CrossEntropy run{hidden,       head,   labels,      weights,        nll,    argmax,      dhidden,
+                                  dhead,        blocks, compute,     workspace.data, packed, left_hidden, left_rows,
+                                  right_hidden, peak,   denominator, label_z};
            for (int64_t n = 0; n < N; n += blocks.tokens) run.tile(n, std::min(blocks.tokens, N - n));
            double total = 0;
            for (int64_t n = 0; n < N; ++n) total += double(weights.data[n]) * nll.data[n];

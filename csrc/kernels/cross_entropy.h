@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kernels/compute.h"
 #include "runtime/task.h"
 #include "tensor/view.h"
 
@@ -14,6 +15,7 @@ int64_t cross_entropy_workspace(int64_t N, int64_t D, int64_t V);
 
 Task cross_entropy(View<const float, 2> hidden, WeightView<2> head, View<const int32_t, 1> labels,
                    View<const float, 1> weights, View<float, 1> loss, View<float, 1> nll, View<int32_t, 1> argmax,
-                   View<float, 2> dhidden, View<float, 2> dhead, View<float, 1> workspace);
+                   View<float, 2> dhidden, View<float, 2> dhead, View<float, 1> workspace,
+                   Compute compute = Compute::kFloat32);
 
 }  // namespace attnedit::kernels

@@ -211,17 +211,17 @@ struct FusedKl {
 // Both blocks of logits at v0.
 void FusedKl::logits(int64_t rows, int64_t v0, int64_t width) const {
   const int64_t D = student.dim(1);
-  pack_right(width, D, transposed_rows(teacher_head, v0), packed);
-  packed_product(rows, width, D, left_teacher, packed, false, p, width);
-  if (!same_head()) pack_right(width, D, transposed_rows(student_head, v0), packed);
-  packed_product(rows, width, D, left_student, packed, false, q, width);
+  pack_right(width, D, transposed_rows(teacher_head, v0), options.compute, packed);
+  packed_product(rows, width, D, left_teacher, packed, options.compute, false, p, width);
+  if (!same_head()) pack_right(width, D, transposed_rows(student_head, v0), options.compute, packed);
+  packed_product(rows, width, D, left_student, packed, options.compute, false, q, width);
 }
 
 // sums (+)= probabilities head, whose rows at v0 are packed.
 void FusedKl::add_heads(const float* probabilities, int64_t rows, int64_t v0, int64_t width, float* sums) const {
   const int64_t D = student.dim(1);
-  pack_left(rows, width, 1, {probabilities, width, 1}, left_rows);
-  packed_product(rows, D, width, left_rows, packed, v0 > 0, sums, D);
+  pack_left(rows, width, 1, {probabilities, width, 1}, options.compute, left_rows);
+  packed_product(rows, D, width, left_rows, packed, options.compute, v0 > 0, sums, D);
 }
 
 // body(v0, width) with the logits of each block in q and p; where they are kept, the one block's lie there still.
@@ -246,8 +246,8 @@ void FusedKl::tile(int64_t begin, int64_t rows) const {
   const bool one_pass = gradient && forward() && !dhead && blocks.count > 1, kept = blocks.count == 1;
   float* heads_q = one_pass ? dstudent.data + begin * D : nullptr;
   const float to_base_2 = std::numbers::log2e_v<float> / options.temperature;
-  pack_left(rows, D, to_base_2, {student.data + begin * D, D, 1}, left_student);
-  pack_left(rows, D, to_base_2, {teacher.data + begin * D, D, 1}, left_teacher);
+  pack_left(rows, D, to_base_2, {student.data + begin * D, D, 1}, options.compute, left_student);
+  pack_left(rows, D, to_base_2, {teacher.data + begin * D, D, 1}, options.compute, left_teacher);
   each_block(rows, false, [&](int64_t v0, int64_t width) {
     parallel_for(rows, grain, [&](int64_t first, int64_t last) {
       const auto loop = ATTNEDIT_BEST(divergence_rows);
@@ -259,7 +259,7 @@ void FusedKl::tile(int64_t begin, int64_t rows) const {
              one_pass ? heads_p : nullptr, heads_q, D, first, last);
     });
     if (!one_pass) return;
-    pack_right(D, width, plain_rows(student_head, v0), packed);
+    pack_right(D, width, plain_rows(student_head, v0), options.compute, packed);
     add_heads(q, rows, v0, width, heads_q);
     add_heads(p, rows, v0, width, heads_p);
   });
@@ -285,7 +285,7 @@ void FusedKl::tile(int64_t begin, int64_t rows) const {
   }
   if (!gradient) return;
   float* const right_student = heads_p;  // which only one_pass needs
-  if (dhead) pack_right(D, rows, RightOperand::plain(student.data + begin * D, D), right_student);
+  if (dhead) pack_right(D, rows, RightOperand::plain(student.data + begin * D, D), options.compute, right_student);
   each_block(rows, kept, [&](int64_t v0, int64_t width) {
     parallel_for(rows, grain, [&](int64_t first, int64_t last) {
       if (forward())
@@ -296,12 +296,12 @@ void FusedKl::tile(int64_t begin, int64_t rows) const {
         ATTNEDIT_BEST(reverse_gradient_rows)(q, p, width, log_q, log_p, scale, mean, first, last);
     });
     if (dstudent) {
-      pack_right(D, width, plain_rows(student_head, v0), packed);
+      pack_right(D, width, plain_rows(student_head, v0), options.compute, packed);
       add_heads(q, rows, v0, width, dstudent.data + begin * D);
     }
     if (!dhead) return;
-    pack_left(width, rows, 1, {q, 1, width}, left_rows);
-    packed_product(width, D, rows, left_rows, right_student, true, dhead.data + v0 * D, D);
+    pack_left(width, rows, 1, {q, 1, width}, options.compute, left_rows);
+    packed_product(width, D, rows, left_rows, right_student, options.compute, true, dhead.data + v0 * D, D);
   });
 }
 

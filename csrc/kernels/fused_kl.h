@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kernels/compute.h"
 #include "runtime/task.h"
 #include "tensor/view.h"
 
@@ -20,6 +21,7 @@ enum class Divergence { kForward, kReverse, kJsd };
 struct FusedKlOptions {
   Divergence divergence = Divergence::kForward;
   float temperature = 1;
+  Compute compute = Compute::kFloat32;
 };
 
 // Scratch in floats: O(N D + N + a block of logits), never N V.

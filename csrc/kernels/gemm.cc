@@ -130,7 +130,7 @@ int64_t gemm_workspace(int64_t N, int64_t I, int64_t O) {
 }
 
 Task gemm_forward(View<const float, 2> x, WeightView<2> weight, View<const float, 1> bias, View<float, 2> y,
-                  View<float, 1> workspace) {
+                  View<float, 1> workspace, Compute compute) {
   const int64_t N = x.dim(0), I = x.dim(1), O = weight.dim(0);
   ATTNEDIT_CHECK(weight.dim(1) == I, "gemm_forward", "weight must have shape (", O, ", ", I, "), got ",
                  to_string(weight.shape));
@@ -143,7 +143,7 @@ Task gemm_forward(View<const float, 2> x, WeightView<2> weight, View<const float
            if (N <= kFewRows && weight.dtype != DType::kFloat16)
              forward_few_rows(x, weight, y);
            else
-             gemm(N, O, I, 1, {x.data, I, 1}, transposed_rows(weight, 0), false, y.data, O, workspace.data);
+             gemm(N, O, I, 1, {x.data, I, 1}, transposed_rows(weight, 0), compute, false, y.data, O, workspace.data);
            if (!bias) return;
            parallel_for(N, kRowGrain / std::max<int64_t>(O, 1) + 1, [&](int64_t begin, int64_t end) {
              ATTNEDIT_BEST(add_rows)(bias.data, y.data + begin * O, O, end - begin, O);
@@ -152,7 +152,8 @@ Task gemm_forward(View<const float, 2> x, WeightView<2> weight, View<const float
       .needing(2.0 * N * I * O);
 }
 
-Task gemm_input_backward(View<const float, 2> dy, WeightView<2> weight, View<float, 2> dx, View<float, 1> workspace) {
+Task gemm_input_backward(View<const float, 2> dy, WeightView<2> weight, View<float, 2> dx, View<float, 1> workspace,
+                         Compute compute) {
   const int64_t N = dy.dim(0), O = dy.dim(1), I = weight.dim(1);
   ATTNEDIT_CHECK(weight.dim(0) == O, "gemm_input_backward", "weight must have shape (", O, ", ", I, "), got ",
                  to_string(weight.shape));
@@ -160,13 +161,13 @@ Task gemm_input_backward(View<const float, 2> dy, WeightView<2> weight, View<flo
                  to_string(dx.shape));
   check_workspace("gemm_input_backward", workspace, N, I, O);
   return Task([=] {
-           gemm(N, I, O, 1, {dy.data, O, 1}, plain_rows(weight, 0), false, dx.data, I, workspace.data);
+           gemm(N, I, O, 1, {dy.data, O, 1}, plain_rows(weight, 0), compute, false, dx.data, I, workspace.data);
          })
       .needing(2.0 * N * I * O);
 }
 
 Task gemm_weight_backward(View<const float, 2> dy, View<const float, 2> x, View<float, 2> dweight, View<float, 1> dbias,
-                          View<float, 1> workspace) {
+                          View<float, 1> workspace, Compute compute) {
   const int64_t N = x.dim(0), I = x.dim(1), O = dy.dim(1);
   ATTNEDIT_CHECK(dy.dim(0) == N, "gemm_weight_backward", "dy must have shape (", N, ", ", O, "), got ",
                  to_string(dy.shape));
@@ -176,7 +177,8 @@ Task gemm_weight_backward(View<const float, 2> dy, View<const float, 2> x, View<
                  to_string(dbias.shape));
   check_workspace("gemm_weight_backward", workspace, N, I, O);
   return Task([=] {
-           gemm(O, I, N, 1, {dy.data, 1, O}, RightOperand::plain(x.data, I), true, dweight.data, I, workspace.data);
+           gemm(O, I, N, 1, {dy.data, 1, O}, RightOperand::plain(x.data, I), compute, true, dweight.data, I,
+                workspace.data);
            if (!dbias) return;
            parallel_for(O, kRowGrain / std::max<int64_t>(N, 1) + 1, [&](int64_t begin, int64_t end) {
              ATTNEDIT_BEST(add_column_sums)(dy.data, dbias.data, N, O, begin, end);

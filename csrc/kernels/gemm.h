@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kernels/compute.h"
 #include "runtime/task.h"
 #include "tensor/view.h"
 
@@ -11,14 +12,15 @@ int64_t gemm_workspace(int64_t N, int64_t I, int64_t O);
 
 // y = x weight^T (+ bias (O), which may be absent)
 Task gemm_forward(View<const float, 2> x, WeightView<2> weight, View<const float, 1> bias, View<float, 2> y,
-                  View<float, 1> workspace);
+                  View<float, 1> workspace, Compute compute = Compute::kFloat32);
 
 // dx = dy weight, overwritten.
-Task gemm_input_backward(View<const float, 2> dy, WeightView<2> weight, View<float, 2> dx, View<float, 1> workspace);
+Task gemm_input_backward(View<const float, 2> dy, WeightView<2> weight, View<float, 2> dx, View<float, 1> workspace,
+                         Compute compute = Compute::kFloat32);
 
 // dweight += dy^T x;  dbias += the column sums of dy, if present.
 Task gemm_weight_backward(View<const float, 2> dy, View<const float, 2> x, View<float, 2> dweight, View<float, 1> dbias,
-                          View<float, 1> workspace);
+                          View<float, 1> workspace, Compute compute = Compute::kFloat32);
 
 // The product of two matrices that other kernels are made of:  C (m,n) = alpha A B, or C += alpha A B.
 // Both operands are first copied ("packed") into the order in which the register tiles read them, once for all
@@ -45,16 +47,17 @@ RightOperand transposed_rows(WeightView<2> weight, int64_t begin);
 RightOperand plain_rows(WeightView<2> weight, int64_t begin);
 
 int64_t gemm_scratch(int64_t m, int64_t n, int64_t k);
-void gemm(int64_t m, int64_t n, int64_t k, float alpha, LeftOperand a, RightOperand b, bool accumulate, float* c,
-          int64_t ldc, float* scratch);
+void gemm(int64_t m, int64_t n, int64_t k, float alpha, LeftOperand a, RightOperand b, Compute compute, bool accumulate,
+          float* c, int64_t ldc, float* scratch);
 
-// The two steps one by one, for a caller that uses a packed operand several times.
+// The two steps one by one, for a caller that uses a packed operand several times. All three are told the same compute;
+// sizes are in floats and enough for either.
 int64_t packed_left_size(int64_t m, int64_t k);
 int64_t packed_right_size(int64_t n, int64_t k);
-void pack_left(int64_t m, int64_t k, float alpha, LeftOperand a, float* packed);
-void pack_right(int64_t n, int64_t k, RightOperand b, float* packed);
-void packed_product(int64_t m, int64_t n, int64_t k, const float* left, const float* right, bool accumulate, float* c,
-                    int64_t ldc);
+void pack_left(int64_t m, int64_t k, float alpha, LeftOperand a, Compute compute, float* packed);
+void pack_right(int64_t n, int64_t k, RightOperand b, Compute compute, float* packed);
+void packed_product(int64_t m, int64_t n, int64_t k, const float* left, const float* right, Compute compute,
+                    bool accumulate, float* c, int64_t ldc);
 
 // rows [begin, end) of weight as float32: the rows themselves, or widened into buffer ((end - begin) * I floats).
 const float* widened_rows(WeightView<2> weight, int64_t begin, int64_t end, float* buffer);

@@ -1,14 +1,15 @@
 #include "simd/isa.h"
 
-// A strip of A: `rows` rows, number k of all of them side by side (K, rows). A panel of B: kTileWidth columns (K,
-// kTileWidth), filled up with zeros. storage: 0 float32, 1 bfloat16, 2 float16.
+// A strip of A: `rows` rows, word k of all of them side by side (words, rows). A panel of B: kTileWidth columns (words,
+// kTileWidth), filled up with zeros. A word is a float32, or a pair of bfloat16. storage: 0 float32, 1 bfloat16, 2
+// float16.
 ATTNEDIT_LOOPS(void packed_shape(int64_t* rows, int64_t* columns);
                void pack_strip(const float* a, int64_t row, int64_t column, int64_t rows, int64_t K, float alpha,
-                               float* packed);
+                               bool pairs, float* packed);
                void pack_panel(const void* b, int storage, int64_t row, int64_t column, int64_t columns, int64_t K,
-                               float* packed);
-               void packed_block(const float* left, int64_t height, int64_t m, const float* right, int64_t n, int64_t K,
-                                 bool accumulate, float* c, int64_t ldc);)
+                               bool pairs, float* packed);
+               void packed_block(const float* left, int64_t height, int64_t m, const float* right, int64_t n,
+                                 int64_t words, bool pairs, bool accumulate, float* c, int64_t ldc);)
 
 #ifdef ATTNEDIT_ISA
 #include "simd/pack.h"
@@ -16,7 +17,7 @@ ATTNEDIT_LOOPS(void packed_shape(int64_t* rows, int64_t* columns);
 namespace attnedit::kernels::ATTNEDIT_ISA {
 namespace {
 
-constexpr int64_t kDepth = 512;  // of a panel: with a strip it leaves room in the second-level cache
+constexpr int64_t kDepth = 512;  // words of a panel: with a strip it leaves room in the second-level cache
 
 struct BFloat16 {
   uint16_t bits;
@@ -43,13 +44,44 @@ inline float number(const Float16* x) {
 }
 
 // The last panel's columns that exist, through a buffer.
-void edge_tile(int64_t rows, int64_t columns, int64_t K, const float* a, const float* b, bool accumulate, float* c,
+template <class Word>
+void edge_tile(int64_t rows, int64_t columns, int64_t words, const float* a, const float* b, bool accumulate, float* c,
                int64_t ldc) {
   float whole[kTileRows * kTileWidth];
-  packed_tile_of(rows, K, a, b, whole, kTileWidth, false);
+  packed_tile_of<Word>(rows, words, a, b, whole, kTileWidth, false);
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t j = 0; j < columns; ++j)
       c[i * ldc + j] = whole[i * kTileWidth + j] + (accumulate ? c[i * ldc + j] : 0);
+}
+
+// Strips of `height` rows, the last one may have fewer. A panel's part stays in the first-level cache while the strips
+// pass by.
+template <class Word>
+void block_of(const float* left, int64_t height, int64_t m, const float* right, int64_t n, int64_t words,
+              bool accumulate, float* c, int64_t ldc) {
+  for (int64_t k = 0; k < words; k += kDepth) {
+    const int64_t depth = least(kDepth, words - k);
+    const bool add = accumulate || k > 0;
+    for (int64_t j = 0; j < n; j += kTileWidth) {
+      const float* b = right + j * words + k * kTileWidth;
+      for (int64_t i = 0; i < m; i += height) {
+        const int64_t rows = least(height, m - i);
+        const float* a = left + i * words + k * rows;
+        float* c_ij = c + i * ldc + j;
+        if (n - j >= kTileWidth)
+          packed_tile_of<Word>(rows, depth, a, b, c_ij, ldc, add);
+        else
+          edge_tile<Word>(rows, n - j, depth, a, b, add, c_ij, ldc);
+      }
+    }
+  }
+}
+
+template <class Word>
+void panel(const void* b, int storage, int64_t row, int64_t column, int64_t columns, int64_t K, float* packed) {
+  if (storage == 0) return panel_of<Word>(static_cast<const float*>(b), row, column, columns, K, 1, packed);
+  if (storage == 1) return panel_of<Word>(static_cast<const BFloat16*>(b), row, column, columns, K, 1, packed);
+  panel_of<Word>(static_cast<const Float16*>(b), row, column, columns, K, 1, packed);
 }
 
 }  // namespace
@@ -59,36 +91,19 @@ void packed_shape(int64_t* rows, int64_t* columns) {
   *columns = kTileWidth;
 }
 
-void pack_strip(const float* a, int64_t row, int64_t column, int64_t rows, int64_t K, float alpha, float* packed) {
-  strip_of(a, row, column, rows, K, alpha, packed);
+void pack_strip(const float* a, int64_t row, int64_t column, int64_t rows, int64_t K, float alpha, bool pairs,
+                float* packed) {
+  (pairs ? strip_of<BFloat16Pair> : strip_of<Float32>)(a, row, column, rows, K, alpha, packed);
 }
 
-void pack_panel(const void* b, int storage, int64_t row, int64_t column, int64_t columns, int64_t K, float* packed) {
-  if (storage == 0) return panel_of(static_cast<const float*>(b), row, column, columns, K, packed);
-  if (storage == 1) return panel_of(static_cast<const BFloat16*>(b), row, column, columns, K, packed);
-  panel_of(static_cast<const Float16*>(b), row, column, columns, K, packed);
+void pack_panel(const void* b, int storage, int64_t row, int64_t column, int64_t columns, int64_t K, bool pairs,
+                float* packed) {
+  (pairs ? panel<BFloat16Pair> : panel<Float32>)(b, storage, row, column, columns, K, packed);
 }
 
-// Strips of `height` rows, the last one may have fewer. A panel's part stays in the first-level cache while the strips
-// pass by.
-void packed_block(const float* left, int64_t height, int64_t m, const float* right, int64_t n, int64_t K,
-                  bool accumulate, float* c, int64_t ldc) {
-  for (int64_t k = 0; k < K; k += kDepth) {
-    const int64_t depth = least(kDepth, K - k);
-    const bool add = accumulate || k > 0;
-    for (int64_t j = 0; j < n; j += kTileWidth) {
-      const float* b = right + j * K + k * kTileWidth;
-      for (int64_t i = 0; i < m; i += height) {
-        const int64_t rows = least(height, m - i);
-        const float* a = left + i * K + k * rows;
-        float* c_ij = c + i * ldc + j;
-        if (n - j >= kTileWidth)
-          packed_tile_of(rows, depth, a, b, c_ij, ldc, add);
-        else
-          edge_tile(rows, n - j, depth, a, b, add, c_ij, ldc);
-      }
-    }
-  }
+void packed_block(const float* left, int64_t height, int64_t m, const float* right, int64_t n, int64_t words,
+                  bool pairs, bool accumulate, float* c, int64_t ldc) {
+  (pairs ? block_of<BFloat16Pair> : block_of<Float32>)(left, height, m, right, n, words, accumulate, c, ldc);
 }
 
 }  // namespace attnedit::kernels::ATTNEDIT_ISA
@@ -105,6 +120,8 @@ constexpr int64_t kChunk = 1024, kChunkDepth = 512;  // rows or columns, and dep
 constexpr int64_t kItemStrips = 8, kItemPanels = 8;
 
 int64_t parts_of(int64_t n, int64_t part) { return (n + part - 1) / part; }
+bool in_pairs(Compute compute) { return compute == Compute::kBFloat16; }
+int64_t words_of(int64_t k, Compute compute) { return in_pairs(compute) ? (k + 1) / 2 : k; }
 
 struct Tile {
   int64_t rows, columns;
@@ -134,37 +151,38 @@ int64_t packed_left_size(int64_t m, int64_t k) { return m * k; }
 // For the widest panel of any instruction set.
 int64_t packed_right_size(int64_t n, int64_t k) { return (n + 31) / 32 * 32 * k; }
 
-void pack_left(int64_t m, int64_t k, float alpha, LeftOperand a, float* packed) {
+void pack_left(int64_t m, int64_t k, float alpha, LeftOperand a, Compute compute, float* packed) {
   if (m <= 0) return;
-  const int64_t height = Tile().height(m);
+  const int64_t height = Tile().height(m), words = words_of(k, compute);
   each_item(parts_of(m, height), m * k < (1 << 15), [&](int64_t strip) {
     const int64_t i = strip * height;
     ATTNEDIT_BEST(pack_strip)
-    (a.data + i * a.row, a.row, a.column, std::min(height, m - i), k, alpha, packed + i * k);
+    (a.data + i * a.row, a.row, a.column, std::min(height, m - i), k, alpha, in_pairs(compute), packed + i * words);
   });
 }
 
-void pack_right(int64_t n, int64_t k, RightOperand b, float* packed) {
-  const int64_t columns = Tile().columns;
+void pack_right(int64_t n, int64_t k, RightOperand b, Compute compute, float* packed) {
+  const int64_t columns = Tile().columns, words = words_of(k, compute);
   each_item(parts_of(n, columns), n * k < (1 << 15), [&](int64_t panel) {
     const int64_t j = panel * columns;
     const char* from = static_cast<const char*>(b.data) + j * b.column * size_of(b.dtype);
     ATTNEDIT_BEST(pack_panel)
-    (from, static_cast<int>(b.dtype), b.row, b.column, std::min(columns, n - j), k, packed + j * k);
+    (from, static_cast<int>(b.dtype), b.row, b.column, std::min(columns, n - j), k, in_pairs(compute),
+     packed + j * words);
   });
 }
 
-void packed_product(int64_t m, int64_t n, int64_t k, const float* left, const float* right, bool accumulate, float* c,
-                    int64_t ldc) {
+void packed_product(int64_t m, int64_t n, int64_t k, const float* left, const float* right, Compute compute,
+                    bool accumulate, float* c, int64_t ldc) {
   if (m <= 0 || n <= 0) return;
   const Tile tile;
   const int64_t height = tile.height(m), rows = kItemStrips * height, columns = kItemPanels * tile.columns;
-  const int64_t across = parts_of(n, columns);
+  const int64_t across = parts_of(n, columns), words = words_of(k, compute);
   each_item(parts_of(m, rows) * across, m * n * k <= kSerialWork, [&](int64_t item) {
     const int64_t i = item / across * rows, j = item % across * columns;
     ATTNEDIT_BEST(packed_block)
-    (left + i * k, height, std::min(rows, m - i), right + j * k, std::min(columns, n - j), k, accumulate,
-     c + i * ldc + j, ldc);
+    (left + i * words, height, std::min(rows, m - i), right + j * words, std::min(columns, n - j), words,
+     in_pairs(compute), accumulate, c + i * ldc + j, ldc);
   });
 }
 
@@ -173,8 +191,8 @@ int64_t gemm_scratch(int64_t m, int64_t n, int64_t k) {
   return packed_left_size(std::min(m, kChunk), depth) + packed_right_size(std::min(n, kChunk), depth);
 }
 
-void gemm(int64_t m, int64_t n, int64_t k, float alpha, LeftOperand a, RightOperand b, bool accumulate, float* c,
-          int64_t ldc, float* scratch) {
+void gemm(int64_t m, int64_t n, int64_t k, float alpha, LeftOperand a, RightOperand b, Compute compute, bool accumulate,
+          float* c, int64_t ldc, float* scratch) {
   if (m <= 0 || n <= 0) return;
   if (k <= 0 && !accumulate)
     for (int64_t i = 0; i < m; ++i) std::fill_n(c + i * ldc, n, 0.f);
@@ -185,11 +203,11 @@ void gemm(int64_t m, int64_t n, int64_t k, float alpha, LeftOperand a, RightOper
     const int64_t depth = std::min(kChunkDepth, k - l);
     for (int64_t i = 0; i < m; i += kChunk) {
       const int64_t rows = std::min(kChunk, m - i);
-      pack_left(rows, depth, alpha, {a.data + i * a.row + l * a.column, a.row, a.column}, left);
+      pack_left(rows, depth, alpha, {a.data + i * a.row + l * a.column, a.row, a.column}, compute, left);
       for (int64_t j = 0; j < n; j += kChunk) {
         const int64_t columns = std::min(kChunk, n - j);
-        pack_right(columns, depth, {number(l * b.row + j * b.column), b.dtype, b.row, b.column}, right);
-        packed_product(rows, columns, depth, left, right, accumulate || l > 0, c + i * ldc + j, ldc);
+        pack_right(columns, depth, {number(l * b.row + j * b.column), b.dtype, b.row, b.column}, compute, right);
+        packed_product(rows, columns, depth, left, right, compute, accumulate || l > 0, c + i * ldc + j, ldc);
       }
     }
   }

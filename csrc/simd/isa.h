@@ -26,11 +26,15 @@
   namespace avx512 {            \
   __VA_ARGS__                   \
   }                             \
+  namespace avx512_bf16 {       \
+  __VA_ARGS__                   \
+  }                             \
   }
-#define ATTNEDIT_BEST(loop)                                                  \
-  (::attnedit::simd::isa() == ::attnedit::simd::Isa::kAvx512 ? &avx512::loop \
-   : ::attnedit::simd::isa() == ::attnedit::simd::Isa::kAvx2 ? &avx2::loop   \
-                                                             : &portable::loop)
+#define ATTNEDIT_BEST(loop)                                                           \
+  (::attnedit::simd::isa() == ::attnedit::simd::Isa::kAvx512Bf16 ? &avx512_bf16::loop \
+   : ::attnedit::simd::isa() == ::attnedit::simd::Isa::kAvx512   ? &avx512::loop      \
+   : ::attnedit::simd::isa() == ::attnedit::simd::Isa::kAvx2     ? &avx2::loop        \
+                                                                 : &portable::loop)
 #else
 #define ATTNEDIT_LOOPS(...)     \
   namespace attnedit::kernels { \
@@ -43,9 +47,9 @@
 
 namespace attnedit::simd {
 
-enum class Isa { kPortable, kAvx2, kAvx512 };
+enum class Isa { kPortable, kAvx2, kAvx512, kAvx512Bf16 };
 
-// The widest set of this processor, or the one that the environment's ATTNEDIT_ISA=portable|avx2|avx512 names.
+// The widest set of this processor, or the one that the environment's ATTNEDIT_ISA names.
 Isa isa();
 // For tests: raises if the processor lacks it.
 void set_isa(Isa isa);

@@ -2,7 +2,8 @@
 
 // Products of small matrices that stay in the cache, in register tiles of kTileRows x 2 vectors:
 //   C (M x N) (+)= A (M x K) B (K x N)
-// Every element of C is one chain of multiply-adds in ascending k, whatever the tile that it falls in.
+// Every element of C is one chain of multiply-adds in ascending k, whatever the tile that it falls in. With bfloat16
+// operands the sums are float32 too.
 
 #include "simd/vec.h"
 
@@ -65,11 +66,54 @@ inline void tile_of(int64_t rows, int64_t K, const float* a, int64_t a_row, int6
   tile<Rows, Vecs, Ahead>(K, a, a_row, a_column, b, b_row, c, c_row, accumulate, next);
 }
 
-// The same for a packed strip (K, Rows) and a packed panel (K, kTileWidth): constant strides leave the loop nothing to
-// do but multiply. C is asked for at the start and needed at the end; what comes next of A and B is asked for a few
-// hundred cycles ahead, since the processor's own prefetching often is not enough (the third-level cache is far).
-template <int Rows>
-__attribute__((noinline)) void packed_tile(int64_t K, const float* __restrict a, const float* __restrict b,
+// Packed operands consist of words of four bytes: one float32, or two bfloat16 of neighbouring k, which are what the
+// processors' bfloat16 dot products take. K numbers make words_of(K) of them.
+struct Float32 {
+  static constexpr int kNumbers = 1;
+};
+struct BFloat16Pair {
+  static constexpr int kNumbers = 2;
+};
+template <class Word>
+constexpr int64_t words_of(int64_t K) {
+  return (K + Word::kNumbers - 1) / Word::kNumbers;
+}
+
+// A vector of B's words, ready to be multiplied by many of A's; without dot products in the processor the pairs are
+// widened first.
+template <class Word>
+struct Factor {
+  Vec b;
+  explicit Factor(const float* words) : b(load(words)) {}
+  void add_product(const float* a, Vec& sums) const { sums += *a * b; }
+};
+template <>
+struct Factor<BFloat16Pair> {
+  typedef int32_t Bits __attribute__((may_alias));
+  static Vec word(const float* a) { return (Vec)(IntVec{} + *reinterpret_cast<const Bits*>(a)); }
+#if defined(__AVX512BF16__)
+  Vec b;
+  explicit Factor(const float* words) : b(load(words)) {}
+  void add_product(const float* a, Vec& sums) const {
+    sums = (Vec)_mm512_dpbf16_ps((__m512)sums, (__m512bh)word(a), (__m512bh)b);
+  }
+#else
+  Vec low, high;
+  explicit Factor(const float* words) : low(low_of(load(words))), high(high_of(load(words))) {}
+  void add_product(const float* a, Vec& sums) const {
+    const Vec pair = word(a);
+    sums += low_of(pair) * low;
+    sums += high_of(pair) * high;
+  }
+#endif
+};
+
+// The product of a packed strip (words, Rows) and a packed panel (words, kTileWidth): constant strides leave the loop
+// nothing to do but multiply. C is asked for at the start and needed at the end; what comes next of A and B is asked
+// for a few hundred cycles ahead, since the processor's own prefetching often is not enough (the third-level cache is
+// far).
+template <class Word, int Rows>
+__attribute__((noinline)) void packed_tile(int64_t words, const float* __restrict a, const float* __restrict b,
                                            float* __restrict c, int64_t c_row, bool accumulate) {
   Vec sums[Rows][2] = {};
 #pragma GCC unroll 16
@@ -77,15 +121,15 @@ __attribute__((noinline)) void packed_tile(int64_t K, const float* __restrict a,
     __builtin_prefetch(c + m * c_row, 1);
     __builtin_prefetch(c + m * c_row + kTileWidth - 1, 1);
   }
-  for (int64_t k = 0; k < K; ++k, a += Rows, b += kTileWidth) {
-    const Vec b_0 = load(b), b_1 = load(b + kLanes);
+  for (int64_t k = 0; k < words; ++k, a += Rows, b += kTileWidth) {
+    const Factor<Word> b_0(b), b_1(b + kLanes);
     __builtin_prefetch(b + 16 * kTileWidth);
     __builtin_prefetch(b + 16 * kTileWidth + kLanes);
     __builtin_prefetch(a + 32 * Rows);
 #pragma GCC unroll 16
     for (int m = 0; m < Rows; ++m) {
-      sums[m][0] += a[m] * b_0;
-      sums[m][1] += a[m] * b_1;
+      b_0.add_product(a + m, sums[m][0]);
+      b_1.add_product(a + m, sums[m][1]);
     }
   }
 #pragma GCC unroll 16
@@ -96,12 +140,12 @@ __attribute__((noinline)) void packed_tile(int64_t K, const float* __restrict a,
   }
 }
 
-template <int Rows = kTileRows>
-inline void packed_tile_of(int64_t rows, int64_t K, const float* a, const float* b, float* c, int64_t c_row,
+template <class Word, int Rows = kTileRows>
+inline void packed_tile_of(int64_t rows, int64_t words, const float* a, const float* b, float* c, int64_t c_row,
                            bool accumulate) {
   if constexpr (Rows > 1)
-    if (rows < Rows) return packed_tile_of<Rows - 1>(rows, K, a, b, c, c_row, accumulate);
-  packed_tile<Rows>(K, a, b, c, c_row, accumulate);
+    if (rows < Rows) return packed_tile_of<Word, Rows - 1>(rows, words, a, b, c, c_row, accumulate);
+  packed_tile<Word, Rows>(words, a, b, c, c_row, accumulate);
 }
 
 }  // namespace

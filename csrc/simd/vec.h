@@ -7,6 +7,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 namespace {
 
 #if defined(__AVX512F__)
@@ -86,6 +90,25 @@ constexpr float kLn2 = 0.69314718055994530942f;
   typedef uint16_t Halves __attribute__((vector_size(kLanes * 2), aligned(2), may_alias));
   return (Vec)(__builtin_convertvector(*reinterpret_cast<const Halves*>(x), IntVec) << 16);
 }
+
+// Two vectors as one of pairs of bfloat16, the first in the lower halves; rounded to the nearest, ties to even.
+[[maybe_unused]] inline Vec pairs(Vec low, Vec high) {
+#if defined(__AVX512BF16__)
+  typedef int16_t Halves __attribute__((vector_size(64)));
+  const Halves both = (Halves)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
+  return (Vec)__builtin_shufflevector(both, both, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9, 25,
+                                      10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+#else
+  const auto rounded = [](Vec x) {
+    const IntVec bits = (IntVec)x, up = bits + 0x7fff + ((bits >> 16) & 1);
+    return x == x ? up : bits | 0x400000;  // a NaN must not be rounded up to anything else
+  };
+  return (Vec)(((rounded(low) >> 16) & 0xffff) | (rounded(high) & ~0xffff));
+#endif
+}
+// The pairs' first numbers, and their second ones.
+[[maybe_unused]] inline Vec low_of(Vec pairs) { return (Vec)((IntVec)pairs << 16); }
+[[maybe_unused]] inline Vec high_of(Vec pairs) { return (Vec)((IntVec)pairs & ~0xffff); }
 
 // Widens n stored bfloat16 or float16 numbers.
 [[maybe_unused]] inline void widen_bfloat16(const uint16_t* x, float* y, int64_t n) {

@@ -9,6 +9,7 @@ ae.export(student, "out/")
 """
 
 from attnedit import distill
+from attnedit.compute import compute
 from attnedit.edit import MLA, GateSWA, edit
 from attnedit.evaluate import evaluate
 from attnedit.export import export
@@ -23,6 +24,7 @@ __all__ = [
     "Decoder",
     "GateSWA",
     "Tensor",
+    "compute",
     "distill",
     "edit",
     "evaluate",

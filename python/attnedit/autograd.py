@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from attnedit import _core
+from attnedit.compute import compute, current_compute
 from attnedit.tensor import Array, Tensor, full
 
 # Gradients of an operation's outputs (None where nothing uses one) -> gradients of its inputs (None where not needed).
@@ -111,10 +112,13 @@ def recompute(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         return function(*inputs)
     with no_grad():
         y = function(*inputs).detach()
+    dtype = current_compute()
 
     def back(grads: list[Array | None]) -> list[Array | None]:
         copies = [Tensor(x.array, x.requires_grad) for x in inputs]
-        backward([function(*copies)], grads)
+        with compute(dtype):
+            again = function(*copies)
+        backward([again], grads)
         return [x.grad for x in copies]
 
     # The function's own parameters need the tape even where no input does (the first block).

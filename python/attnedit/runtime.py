@@ -220,6 +220,11 @@ def get_num_threads() -> int:
     return int(_core.num_threads())
 
 
+def has_bfloat16_products() -> bool:
+    """Whether the instruction set in use multiplies bfloat16 faster than float32."""
+    return str(_core.isa()).endswith("bf16")
+
+
 def show_config() -> str:
     """What was chosen here: version, device, instruction set, threads. A readable text of several lines."""
     available, total = (size / 2**30 for size in _core.memory_info(0))
@@ -229,6 +234,7 @@ def show_config() -> str:
         *(f"device {i}         {get_device_name(i)}" for i in range(device_count())),
         f"memory           {total:.1f} GiB, {available:.1f} GiB free",
         f"instruction set  {_core.isa()}",
+        f"bfloat16         {'dot products' if has_bfloat16_products() else 'no dot products: slower than float32'}",
         f"threads          {get_num_threads()}",
     ]
     return "\n".join(lines)

@@ -45,10 +45,16 @@ def test_window_as_long_as_the_text_is_the_teacher(stories: Stories) -> None:
 
 def test_a_short_training_with_default_rates_brings_mla_nearer(stories: Stories) -> None:
     teacher, tokens, heldout = stories
-    student = ae.edit(teacher, ae.MLA(kv_lora_rank=24, qk_rope_head_dim=8), tokens)
-    start = ae.evaluate(student, teacher, heldout).kl
-    ae.distill.layerwise(student, teacher, tokens, ae.distill.LayerwiseOptions(tokens=50_000))
-    middle = ae.evaluate(student, teacher, heldout).kl
-    result = ae.distill.modelwise(student, teacher, tokens, ae.distill.ModelwiseOptions(tokens=50_000))
-    assert result.kept
-    assert ae.evaluate(student, teacher, heldout).kl < middle < start
+    nll = []
+    for compute in ("float32", "bfloat16"):
+        student = ae.edit(teacher, ae.MLA(kv_lora_rank=24, qk_rope_head_dim=8), tokens)
+        start = ae.evaluate(student, teacher, heldout).kl
+        with ae.compute(compute):
+            ae.distill.layerwise(student, teacher, tokens, ae.distill.LayerwiseOptions(tokens=50_000))
+            middle = ae.evaluate(student, teacher, heldout).kl
+            result = ae.distill.modelwise(student, teacher, tokens, ae.distill.ModelwiseOptions(tokens=50_000))
+        assert result.kept
+        end = ae.evaluate(student, teacher, heldout)
+        assert end.kl < middle < start
+        nll.append(end.student_nll)
+    assert abs(nll[1] - nll[0]) < 0.01

@@ -7,7 +7,7 @@ import re
 from collections.abc import Hashable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, PlainValidator
@@ -52,6 +52,7 @@ class Recipe:
     run: Text
     layerwise: LayerwiseOptions = field(default_factory=LayerwiseOptions)
     modelwise: ModelwiseOptions = field(default_factory=ModelwiseOptions)
+    compute: Literal["float32", "bfloat16"] = "float32"  # what both phases multiply in; all else is float32
     seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
     memory_limit_gib: Positive | None = None
 

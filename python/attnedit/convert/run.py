@@ -21,6 +21,7 @@ from safetensors.numpy import save
 import attnedit
 from attnedit import distill, runtime
 from attnedit.checkpoint import Checkpoint, atomic_write, read_arrays
+from attnedit.compute import compute
 from attnedit.convert.corpus import Corpus, read_corpus, read_texts
 from attnedit.convert.folder import PROVENANCE, kept, owned, require_ours, require_same_inputs
 from attnedit.convert.plan import in_bytes, plan
@@ -52,6 +53,8 @@ def convert(recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
         runtime.set_memory_limit(allowed)
     if planned.warning is not None:
         progress.warn(planned.warning)
+    if recipe.compute == "bfloat16" and not runtime.has_bfloat16_products():
+        progress.warn("this processor has no bfloat16 dot products: compute: float32 would be faster and more exact")
     recipe = recipe.fitted(planned.source.rope.max_position_embeddings)
     run = Path(recipe.run)
     require_ours(run)
@@ -95,7 +98,7 @@ def _steps(recipe: Recipe, teacher: Decoder, corpus: Corpus, progress: Progress)
 
     evaluations = {"initial": measure("initial")}
     started = distill.probe_kl(student, teacher, corpus.train)
-    with progress.phase("layer-wise", edited_layers(student, teacher)) as on_layer_step:
+    with compute(recipe.compute), progress.phase("layer-wise", edited_layers(student, teacher)) as on_layer_step:
         layers = distill.layerwise(
             student, teacher, corpus.train, recipe.layerwise, folder=_made(run / "layerwise"), seed=seed,
             on_step=on_layer_step,
@@ -105,7 +108,7 @@ def _steps(recipe: Recipe, teacher: Decoder, corpus: Corpus, progress: Progress)
     if not layerwise_kept:
         progress.say("phase 1 brought the layers nearer but not the model: phase 2 starts from the initialisation")
         student = _edited(recipe, teacher, corpus, progress)
-    with progress.phase("model-wise") as on_step:
+    with compute(recipe.compute), progress.phase("model-wise") as on_step:
         outcome = distill.modelwise(
             student, teacher, corpus.train, recipe.modelwise, folder=_made(run / "modelwise"), seed=seed,
             on_step=lambda step, steps, losses: on_step(0, step, steps, losses["kl"]),

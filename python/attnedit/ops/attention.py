@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from attnedit import _core
 from attnedit.autograd import grad_of, record
+from attnedit.compute import current_compute
 from attnedit.tensor import Array, Tensor, empty, full
 
 
@@ -28,10 +29,10 @@ def attention(
     width = v.shape[2] // kv_heads
     o = empty((batch, time, heads * width))
     y = o if gate is None else empty(o.shape)
-    lse = empty((batch, heads, time))
+    lse, compute = empty((batch, heads, time)), current_compute()
     _core.attention_forward(
         q.array, k.array, v.array, None if gate is None else gate.array, heads, kv_heads, scale, window, activation,
-        o.array, None if gate is None else y.array, lse.array,
+        compute, o.array, None if gate is None else y.array, lse.array,
     )  # fmt: skip
 
     def back(grads: list[Array | None]) -> Sequence[Array | None]:
@@ -39,7 +40,7 @@ def attention(
         dgate = None if gate is None else _core.empty(gate.shape, gate.dtype)
         _core.attention_backward(
             grads[0], q.array, k.array, v.array, None if gate is None else gate.array, heads, kv_heads, scale, window,
-            activation, o_array, lse.array, dq, dk, dv, dgate,
+            activation, compute, o_array, lse.array, dq, dk, dv, dgate,
         )  # fmt: skip
         return (dq, dk, dv) if gate is None else (dq, dk, dv, dgate)
 

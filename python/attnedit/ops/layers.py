@@ -4,23 +4,24 @@ from collections.abc import Sequence
 
 from attnedit import _core
 from attnedit.autograd import grad_of, record, total
+from attnedit.compute import current_compute
 from attnedit.tensor import Array, Tensor, empty
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """y = x weight^T + bias.   x [..., I], weight [O, I], bias [O] -> y [..., O]"""
-    y = empty((*x.shape[:-1], weight.shape[0]))
-    _core.gemm_forward(x.array, weight.array, None if bias is None else bias.array, y.array)
+    y, compute = empty((*x.shape[:-1], weight.shape[0])), current_compute()
+    _core.gemm_forward(x.array, weight.array, None if bias is None else bias.array, y.array, compute)
 
     def back(grads: list[Array | None]) -> Sequence[Array | None]:
         dy = grads[0]
         dx = None
         if x.requires_grad:
             dx = _core.empty(x.shape, x.dtype)
-            _core.gemm_input_backward(dy, weight.array, dx)
+            _core.gemm_input_backward(dy, weight.array, dx, compute)
         if weight.requires_grad:
             dbias = grad_of(bias) if bias is not None and bias.requires_grad else None
-            _core.gemm_weight_backward(dy, x.array, grad_of(weight), dbias)
+            _core.gemm_weight_backward(dy, x.array, grad_of(weight), dbias, compute)
         return (dx, None) if bias is None else (dx, None, None)
 
     record((y,), (x, weight) if bias is None else (x, weight, bias), back)

@@ -7,6 +7,7 @@ import numpy as np
 
 from attnedit import _core
 from attnedit.autograd import grad_of, is_recording, record
+from attnedit.compute import current_compute
 from attnedit.tensor import Array, Tensor, empty
 
 
@@ -40,7 +41,7 @@ def fused_kl(
     dhead = grad_of(student_head) if _needs_grad(student_head) else None
     _core.fused_kl(
         student.array, student_head.array, teacher.array, teacher_head.array, weights.array, divergence, temperature,
-        loss.array, each.array, dstudent, dhead,
+        current_compute(), loss.array, each.array, dstudent, dhead,
     )  # fmt: skip
     record((loss,), (student, student_head), lambda _: (dstudent, None))
     return Divergences(loss, each)
@@ -65,8 +66,9 @@ def cross_entropy(hidden: Tensor, head: Tensor, labels: Array, weights: Tensor) 
     dhidden = _core.empty(hidden.shape, hidden.dtype) if _needs_grad(hidden) else None
     dhead = grad_of(head) if _needs_grad(head) else None
     _core.cross_entropy(
-        hidden.array, head.array, labels, weights.array, loss.array, nll.array, argmax.array, dhidden, dhead
-    )
+        hidden.array, head.array, labels, weights.array, current_compute(),
+        loss.array, nll.array, argmax.array, dhidden, dhead,
+    )  # fmt: skip
     record((loss,), (hidden, head), lambda _: (dhidden, None))
     return Predictions(loss, nll, argmax)
 

@@ -17,6 +17,7 @@ enum class Gate { kNone, kHeadSigmoid, kHeadSoftplus, kElementSigmoid, kElementS
 struct Case {
   int64_t B, T, H, G, K, Kv, window;
   Gate gate = Gate::kNone;
+  Compute compute = Compute::kFloat32;
 
   bool softplus() const { return gate == Gate::kHeadSoftplus || gate == Gate::kElementSoftplus; }
   int64_t gate_width() const {
@@ -24,7 +25,7 @@ struct Case {
   }
   float scale() const { return 1 / std::sqrt(static_cast<float>(K)); }
   AttentionOptions options() const {
-    return {scale(), window, softplus() ? GateActivation::kSoftplus : GateActivation::kSigmoid};
+    return {scale(), window, softplus() ? GateActivation::kSoftplus : GateActivation::kSigmoid, compute};
   }
   std::array<int64_t, 4> q_shape() const { return {B, T, H, K}; }
   std::array<int64_t, 4> k_shape() const { return {B, T, G, K}; }
@@ -112,24 +113,32 @@ Inputs<float> backward(const std::vector<float>& dy, const Inputs<float>& x, con
   return d;
 }
 
+// Of products whose factors are rounded to bfloat16, 2^-9 relative, the probabilities and their gradients among them.
+constexpr double kForwardTolerance[] = {3e-6, 1.5e-2}, kBackwardTolerance[] = {2e-5, 4e-2};
+constexpr Compute kComputes[] = {Compute::kFloat32, Compute::kBFloat16};
+
 class Attention : public ::testing::TestWithParam<Case> {};
 
 TEST_P(Attention, ForwardMatchesReference) {
-  const Case c = GetParam();
+  Case c = GetParam();
   const Inputs<float> x = inputs_of(c);
   const auto want =
       reference<double>({lift<double>(x.q), lift<double>(x.k), lift<double>(x.v), lift<double>(x.gate)}, c);
   on_every_isa([&] {
-    const Outputs<float> got = forward(x, c);
-    expect_close(got.o, want.o, 3e-6, "o");
-    expect_close(got.lse, want.lse, 3e-6, "lse");
-    if (c.gate != Gate::kNone) expect_close(got.y, want.y, 3e-6, "y");
+    for (const Compute compute : kComputes) {
+      c.compute = compute;
+      const double tolerance = kForwardTolerance[int(compute)];
+      const Outputs<float> got = forward(x, c);
+      expect_close(got.o, want.o, tolerance, "o");
+      expect_close(got.lse, want.lse, tolerance, "lse");
+      if (c.gate != Gate::kNone) expect_close(got.y, want.y, tolerance, "y");
+    }
   });
 }
 
 // Every element of a short case; of a long one, every few: a complex step costs a whole forward pass.
 TEST_P(Attention, BackwardMatchesComplexStep) {
-  const Case c = GetParam();
+  Case c = GetParam();
   const Inputs<float> x = inputs_of(c);
   const auto dy = normal(c.B * c.T * c.H * c.Kv, 5);
   Inputs<Complex> z{lift<Complex>(x.q), lift<Complex>(x.k), lift<Complex>(x.v), lift<Complex>(x.gate)};
@@ -147,16 +156,17 @@ TEST_P(Attention, BackwardMatchesComplexStep) {
     return slopes;
   };
   const auto q = step(z.q), k = step(z.k), v = step(z.v), gate = step(z.gate);
-  const auto expect = [](const std::vector<float>& got, const std::vector<std::pair<size_t, double>>& want,
-                         const char* what) {
+  const auto expect = [&](const std::vector<float>& got, const std::vector<std::pair<size_t, double>>& want,
+                          const char* what) {
     for (const auto& [i, slope] : want)
-      ASSERT_NEAR(got[i], slope, 2e-5 * (1 + std::abs(slope)))
+      ASSERT_NEAR(got[i], slope, kBackwardTolerance[int(c.compute)] * (1 + std::abs(slope)))
           << what << "[" << i << "] (" << simd::name(simd::isa()) << ", " << num_threads() << " threads)";
   };
   const int before = num_threads();
   on_every_isa([&] {
-    for (int threads : {1, 3}) {
-      set_num_threads(threads);
+    for (const int run : {0, 1, 2, 3}) {
+      set_num_threads(run % 2 ? 3 : 1);
+      c.compute = kComputes[run / 2];
       const Inputs<float> d = backward(dy, x, forward(x, c), c);
       expect(d.q, q, "dq");
       expect(d.k, k, "dk");
@@ -179,7 +189,8 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(AttentionBits, SameForAnyThreads) {
   for (const Case c : {Case{1, 500, 4, 2, 24, 20, 0, Gate::kElementSigmoid}, Case{2, 450, 6, 2, 5, 16, 130},
-                       Case{5, 50, 4, 2, 8, 8, 0, Gate::kHeadSigmoid}}) {
+                       Case{5, 50, 4, 2, 8, 8, 0, Gate::kHeadSigmoid},
+                       Case{1, 471, 4, 2, 7, 9, 101, Gate::kHeadSigmoid, Compute::kBFloat16}}) {
     const Inputs<float> x = inputs_of(c);
     const auto dy = normal(c.B * c.T * c.H * c.Kv, 5);
     on_every_isa([&] {

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
+
 #include "support/oracle.h"
 #include "support/stored.h"
 
@@ -22,6 +24,17 @@ std::vector<double> product(bool transpose_a, bool transpose_b, int64_t m, int64
   return c;
 }
 
+// What the numbers are multiplied as: bfloat16 rounds both factors to the nearest, ties to even, and nothing else.
+std::vector<float> factors(Compute compute, std::vector<float> x) {
+  if (compute == Compute::kBFloat16)
+    for (float& number : x) {
+      const uint32_t bits = std::bit_cast<uint32_t>(number);
+      number = std::bit_cast<float>((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u);
+    }
+  return x;
+}
+constexpr Compute kComputes[] = {Compute::kFloat32, Compute::kBFloat16};
+
 struct Shape {
   int64_t N, I, O;
   DType dtype = DType::kFloat32;
@@ -32,37 +45,44 @@ TEST_P(Gemm, ForwardMatchesReference) {
   const auto [N, I, O, dtype] = GetParam();
   const auto x = normal(N * I, 1), bias = normal(O, 3);
   const Stored weight(dtype, normal(O * I, 2));
-  auto want = product(false, true, N, O, I, x, weight.numbers);
-  on_every_isa([&, N = N, I = I, O = O, dtype = dtype] {
-    std::vector<float> y(N * O, 7.f), scratch(gemm_workspace(N, I, O));
-    const auto workspace = out<1>(scratch, {int64_t(scratch.size())});
-    gemm_forward(in<2>(x, {N, I}), weight.view<2>({O, I}), {}, out<2>(y, {N, O}), workspace)();
-    expect_close(y, want, 1e-4, "y without bias");
-    gemm_forward(in<2>(x, {N, I}), weight.view<2>({O, I}), in<1>(bias, {O}), out<2>(y, {N, O}), workspace)();
-    for (int64_t i = 0; i < N * O; ++i) y[i] -= bias[i % O];
-    expect_close(y, want, 1e-4, "y - bias");
-  });
+  for (const Compute compute : kComputes) {
+    // A few rows are multiplied as they lie, in float32: the weight's bytes are the cost.
+    const Compute used = N <= 8 && dtype != DType::kFloat16 ? Compute::kFloat32 : compute;
+    const auto want = product(false, true, N, O, I, factors(used, x), factors(used, weight.numbers));
+    on_every_isa([&, N = N, I = I, O = O] {
+      std::vector<float> y(N * O, 7.f), scratch(gemm_workspace(N, I, O), NAN);
+      const auto workspace = out<1>(scratch, {int64_t(scratch.size())});
+      gemm_forward(in<2>(x, {N, I}), weight.view<2>({O, I}), {}, out<2>(y, {N, O}), workspace, compute)();
+      expect_close(y, want, 1e-4, "y without bias");
+      gemm_forward(in<2>(x, {N, I}), weight.view<2>({O, I}), in<1>(bias, {O}), out<2>(y, {N, O}), workspace, compute)();
+      for (int64_t i = 0; i < N * O; ++i) y[i] -= bias[i % O];
+      expect_close(y, want, 1e-4, "y - bias");
+    });
+  }
 }
 
 TEST_P(Gemm, BackwardMatchesReference) {
   const auto [N, I, O, dtype] = GetParam();
   const auto x = normal(N * I, 1), dy = normal(N * O, 4);
   const Stored weight(dtype, normal(O * I, 2));
-  const auto want_dx = product(false, false, N, I, O, dy, weight.numbers);
-  const auto want_dweight = product(true, false, O, I, N, dy, x);
   const auto want_dbias = product(false, false, 1, O, N, std::vector<float>(N, 1.f), dy);
-  on_every_isa([&, N = N, I = I, O = O, dtype = dtype] {
-    std::vector<float> dx(N * I, 7.f), dweight(O * I, 1.f), dbias(O, 1.f), scratch(gemm_workspace(N, I, O));
-    gemm_input_backward(in<2>(dy, {N, O}), weight.view<2>({O, I}), out<2>(dx, {N, I}),
-                        out<1>(scratch, {int64_t(scratch.size())}))();
-    gemm_weight_backward(in<2>(dy, {N, O}), in<2>(x, {N, I}), out<2>(dweight, {O, I}), out<1>(dbias, {O}),
-                         out<1>(scratch, {int64_t(scratch.size())}))();
-    for (float& value : dweight) value -= 1;  // they accumulate
-    for (float& value : dbias) value -= 1;
-    expect_close(dx, want_dx, 1e-4, "dx");
-    expect_close(dweight, want_dweight, 1e-4, "dweight");
-    expect_close(dbias, want_dbias, 1e-4, "dbias");
-  });
+  for (const Compute compute : kComputes) {
+    const auto dy_used = factors(compute, dy);
+    const auto want_dx = product(false, false, N, I, O, dy_used, factors(compute, weight.numbers));
+    const auto want_dweight = product(true, false, O, I, N, dy_used, factors(compute, x));
+    on_every_isa([&, N = N, I = I, O = O] {
+      std::vector<float> dx(N * I, 7.f), dweight(O * I, 1.f), dbias(O, 1.f), scratch(gemm_workspace(N, I, O), NAN);
+      const auto workspace = out<1>(scratch, {int64_t(scratch.size())});
+      gemm_input_backward(in<2>(dy, {N, O}), weight.view<2>({O, I}), out<2>(dx, {N, I}), workspace, compute)();
+      gemm_weight_backward(in<2>(dy, {N, O}), in<2>(x, {N, I}), out<2>(dweight, {O, I}), out<1>(dbias, {O}), workspace,
+                           compute)();
+      for (float& value : dweight) value -= 1;  // they accumulate
+      for (float& value : dbias) value -= 1;
+      expect_close(dx, want_dx, 1e-4, "dx");
+      expect_close(dweight, want_dweight, 1e-4, "dweight");
+      expect_close(dbias, want_dbias, 1e-4, "dbias");
+    });
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, Gemm,
@@ -88,14 +108,14 @@ TEST(Gemm, ProductsLargerThanAChunk) {  // of 1,024 rows, columns and depth
 }
 
 std::vector<float> every_product(const std::vector<float>& x, const Stored& weight, const std::vector<float>& dy,
-                                 int64_t N) {
+                                 int64_t N, Compute compute) {
   const int64_t I = x.size() / N, O = dy.size() / N;
   std::vector<float> y(N * O), dx(N * I), dweight(O * I), dbias(O), scratch(gemm_workspace(N, I, O));
   const auto workspace = out<1>(scratch, {int64_t(scratch.size())});
-  gemm_forward(in<2>(x, {N, I}), weight.view<2>({O, I}), {}, out<2>(y, {N, O}), workspace)();
-  gemm_input_backward(in<2>(dy, {N, O}), weight.view<2>({O, I}), out<2>(dx, {N, I}), workspace)();
-  gemm_weight_backward(in<2>(dy, {N, O}), in<2>(x, {N, I}), out<2>(dweight, {O, I}), out<1>(dbias, {O}),
-                       out<1>(scratch, {int64_t(scratch.size())}))();
+  gemm_forward(in<2>(x, {N, I}), weight.view<2>({O, I}), {}, out<2>(y, {N, O}), workspace, compute)();
+  gemm_input_backward(in<2>(dy, {N, O}), weight.view<2>({O, I}), out<2>(dx, {N, I}), workspace, compute)();
+  gemm_weight_backward(in<2>(dy, {N, O}), in<2>(x, {N, I}), out<2>(dweight, {O, I}), out<1>(dbias, {O}), workspace,
+                       compute)();
   for (const auto* part : {&dx, &dweight, &dbias}) y.insert(y.end(), part->begin(), part->end());
   return y;
 }
@@ -106,7 +126,8 @@ TEST(Gemm, SameBitsForAnyThreads) {
       const auto [N, I, O] = shape;
       const auto x = normal(N * I, 1), dy = normal(N * O, 3);
       const Stored weight(dtype, normal(O * I, 2));
-      expect_same_bits_for_any_threads([&, N = N] { return every_product(x, weight, dy, N); });
+      for (const Compute compute : kComputes)
+        expect_same_bits_for_any_threads([&, N = N] { return every_product(x, weight, dy, N, compute); });
     }
 }
 
@@ -121,7 +142,7 @@ TEST(Gemm, HonoursStridesScalesAndAddsUp) {
         const LeftOperand left{a.data(), left_transposed ? 1 : lda, left_transposed ? lda : 1};
         const auto right =
             right_transposed ? RightOperand::transposed(b.data(), ldb) : RightOperand::plain(b.data(), ldb);
-        gemm(m, n, k, 2, left, right, true, c.data(), ldc, scratch.data());
+        gemm(m, n, k, 2, left, right, Compute::kFloat32, true, c.data(), ldc, scratch.data());
         for (int64_t i = 0; i < m; ++i)
           for (int64_t j = 0; j < ldc; ++j) {
             double want = before[i * ldc + j];

@@ -68,7 +68,7 @@ void expect_close(const std::vector<float>& got, const std::vector<T>& want, dou
 template <class F>
 void on_every_isa(const F& body) {
   const simd::Isa before = simd::isa();
-  for (simd::Isa isa : {simd::Isa::kPortable, simd::Isa::kAvx2, simd::Isa::kAvx512})
+  for (simd::Isa isa : {simd::Isa::kPortable, simd::Isa::kAvx2, simd::Isa::kAvx512, simd::Isa::kAvx512Bf16})
     if (simd::supported(isa)) {
       simd::set_isa(isa);
       body();
