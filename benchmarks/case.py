@@ -11,7 +11,7 @@ module is imported by every side, so it needs only numpy.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ SHAPES: dict[str, dict[str, int]] = json.loads((Path(__file__).parent / "shapes.
 @dataclass(frozen=True)
 class Case:
     """name: the model's and the sizes that vary, as T2048, W512, V151936, so that plots find them. limit: what bounds
-    the case: fma counts `work` in floating-point operations; copy, mixed and read count it in bytes."""
+    the case: fma and pairs count `work` in floating-point operations; copy, mixed and read count it in bytes. dtype
+    bfloat16: we multiply float32 arrays in bfloat16, and torch has the same numbers as bfloat16 tensors."""
 
     name: str
     direction: str
@@ -42,8 +43,17 @@ class Case:
     quick: bool = field(init=False)  # small enough to check the answers in passing
 
     def __post_init__(self) -> None:
-        small = self.work < (1e10 if self.limit == "fma" else 1e8)
+        small = self.work < (1e10 if self.arithmetic else 1e8)
         object.__setattr__(self, "quick", small and not self.long)
+
+    @property
+    def arithmetic(self) -> bool:
+        return self.limit in ("fma", "pairs")
+
+    def in_bfloat16(self, *peers: str) -> "Case":
+        """The same with products of bfloat16, beside those peers."""
+        # Both round factors, and torch its answers too.
+        return replace(self, name=f"{self.name} bf16", dtype="bfloat16", limit="pairs", tolerance=4e-2, peers=peers)
 
     @property
     def backward(self) -> bool:
@@ -85,7 +95,12 @@ def torch_run(case: Case, x: Mapping[str, Any], wanted: tuple[str, ...], functio
     """
     import torch
 
-    data = {name: value.detach() for name, value in x.items() if not name.startswith("d")}
+    def given(value: Any) -> Any:
+        low = case.dtype == "bfloat16" and value.dtype == torch.float32
+        return value.detach().to(torch.bfloat16 if low else value.dtype)
+
+    data = {name: given(value) for name, value in x.items() if not name.startswith("d")}
+    gradients = {name: given(value) for name, value in x.items() if name.startswith("d")}
     if not wanted:
 
         def forward() -> Mapping[str, Any]:
@@ -98,7 +113,7 @@ def torch_run(case: Case, x: Mapping[str, Any], wanted: tuple[str, ...], functio
 
     def both() -> Mapping[str, Any]:
         answers = function(**data)
-        entering = [x.get(f"d{name}") for name in answers]
+        entering = [gradients.get(f"d{name}") for name in answers]
         grads = torch.autograd.grad(list(answers.values()), list(leaves.values()), entering)
         return {name: y.detach() for name, y in answers.items()} | {
             f"d{name}": grad for name, grad in zip(leaves, grads, strict=True)

@@ -2,7 +2,8 @@
 // for all. GFLOP/s of multiply-adds in registers; GB/s of streams through arrays that no cache holds.
 #include "simd/isa.h"
 
-ATTNEDIT_LOOPS(double multiply_adds(int64_t steps, float a, float b, float* y); float read(const float* x, int64_t n);
+ATTNEDIT_LOOPS(double multiply_adds(int64_t steps, float a, float b, float* y);
+               double pair_products(int64_t steps, float a, float b, float* y); float read(const float* x, int64_t n);
                void copy(const float* x, float* y, int64_t n);
                void mixed(float* p, float* g, float* m, float* v, int64_t n);)
 
@@ -28,6 +29,27 @@ double multiply_adds(int64_t steps, float a, float b, float* y) {
   for (int i = 0; i < kChains; ++i) all += sums[i];
   *y = sum(all);
   return 2.0 * kChains * kLanes * static_cast<double>(steps);
+}
+
+// The same in dot products of bfloat16 pairs, as the tiles do them: two multiply-adds a lane.
+double pair_products(int64_t steps, float a, float b, float* y) {
+  constexpr int kChains = 2 * kTileRows;
+  Vec sums[kChains];
+#pragma GCC unroll 24
+  for (int i = 0; i < kChains; ++i) sums[i] = splat(a + static_cast<float>(i));
+  float words[kLanes], word;
+  store(words, pairs(splat(a), splat(b)));
+  std::memcpy(&word, words, sizeof word);
+  const Factor<BFloat16Pair> factor(words);
+  for (int64_t step = 0; step < steps; ++step) {
+#pragma GCC unroll 24
+    for (int i = 0; i < kChains; ++i) factor.add_product(&word, sums[i]);
+  }
+  Vec all{};
+#pragma GCC unroll 24
+  for (int i = 0; i < kChains; ++i) all += sums[i];
+  *y = sum(all);
+  return 4.0 * kChains * kLanes * static_cast<double>(steps);
 }
 
 float read(const float* x, int64_t n) {
@@ -106,7 +128,6 @@ void measure(int threads, int64_t n, float* const arrays[4]) {
            best_seconds([&] { parallel_for(n, 1 << 16, [&](int64_t begin, int64_t end) { f(begin, end - begin); }); });
   };
   float *const p = arrays[0], *const g = arrays[1], *const m = arrays[2], *const v = arrays[3];
-  const auto multiply_adds_of = ATTNEDIT_BEST(multiply_adds);
   const auto read_of = ATTNEDIT_BEST(read);
   const auto copy_of = ATTNEDIT_BEST(copy);
   const auto mixed_of = ATTNEDIT_BEST(mixed);
@@ -114,10 +135,12 @@ void measure(int threads, int64_t n, float* const arrays[4]) {
   const int pieces = 16 * threads;  // small ones: a thread that starts late takes fewer
   std::vector<float> results(16 * pieces);
   std::vector<double> done(pieces);
-  const double seconds = best_seconds([&] {
-    parallel_items(pieces, [&](int64_t i, int) { done[i] = multiply_adds_of(200'000, 0.5f, 0.25f, &results[16 * i]); });
-  });
-  const double operations = std::accumulate(done.begin(), done.end(), 0.0);
+  const auto arithmetic = [&](auto f) {
+    const double seconds = best_seconds(
+        [&] { parallel_items(pieces, [&](int64_t i, int) { done[i] = f(200'000, 0.5f, 0.25f, &results[16 * i]); }); });
+    return std::accumulate(done.begin(), done.end(), 0.0) * 1e-9 / seconds;
+  };
+  const double fma = arithmetic(ATTNEDIT_BEST(multiply_adds)), pair = arithmetic(ATTNEDIT_BEST(pair_products));
   const double read = streams(1, [&](int64_t i, int64_t count) {
     volatile float kept = read_of(p + i, count);
     (void)kept;
@@ -128,8 +151,10 @@ void measure(int threads, int64_t n, float* const arrays[4]) {
       streams(2, [&](int64_t i, int64_t count) { std::memcpy(g + i, p + i, count * sizeof(float)); });
   const double copy = std::max(plain, library);
   const double mixed = streams(7, [&](int64_t i, int64_t count) { mixed_of(p + i, g + i, m + i, v + i, count); });
-  std::printf("{\"isa\": \"%s\", \"threads\": %d, \"fma\": %.1f, \"read\": %.2f, \"copy\": %.2f, \"mixed\": %.2f}\n",
-              simd::name(simd::isa()), threads, operations * 1e-9 / seconds, read, copy, mixed);
+  std::printf(
+      "{\"isa\": \"%s\", \"threads\": %d, \"fma\": %.1f, \"pairs\": %.1f, \"read\": %.2f, \"copy\": %.2f, "
+      "\"mixed\": %.2f}\n",
+      simd::name(simd::isa()), threads, fma, pair, read, copy, mixed);
 }
 
 }  // namespace

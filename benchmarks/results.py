@@ -94,7 +94,8 @@ def number(x: float) -> str:
 EXPLANATION = """\
 ratio       the peer's median time by ours: above 1 we are faster
 of limit    the work that the definition needs, per second, by what benchmarks/limits reached in this run:
-            fma = multiply-adds in registers; copy, mixed (AdamW's streams) and read = memory beyond the caches,
+            fma = multiply-adds in registers; pairs = the same as dot products of bfloat16 pairs;
+            copy, mixed (AdamW's streams) and read = memory beyond the caches,
             so that a case that fits into a cache can pass 100 %
 extra MiB   greatest memory above inputs and answers; ours is the greater of the pool's count and the process's growth
 allocator   shipped = as the system has it; kept = told by its environment to keep what it freed"""

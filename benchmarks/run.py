@@ -141,7 +141,7 @@ class Bench:
         self.processes.pop(side).close()
 
     def measure(self, kernel: str, index: int, case: Case, folder: Path) -> list[Row]:
-        sides, heavy = self.sides_of(case), case.limit == "fma" and case.work > HEAVY
+        sides, heavy = self.sides_of(case), case.arithmetic and case.work > HEAVY
         found: dict[tuple[str, bool], dict[str, Any]] = {}
         mine = folder / "attnedit.npz"
         for side in sides:

@@ -96,7 +96,9 @@ def busy_seconds() -> tuple[float, float]:
 
 
 def as_arrays(values: Mapping[str, Any]) -> dict[str, Array]:
-    return {name: np.asarray(value) for name, value in values.items()}
+    return {
+        name: np.asarray(value if isinstance(value, np.ndarray) else value.float()) for name, value in values.items()
+    }
 
 
 def size_beside(answers: Mapping[str, Array], x: Mapping[str, Any]) -> int:

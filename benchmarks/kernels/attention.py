@@ -29,20 +29,25 @@ def cases_of(
 
 
 ALONE: dict[str, Any] = {"peers": (), "directions": ("f+b",)}
-CASES = [
+# What the figures are about, in both ways to multiply.
+MAIN = [
     *cases_of("16 heads of 128", 512),
+    *cases_of("16 heads of 128", 2048),
+    *cases_of("Qwen3-0.6B", 4096, window=512, gate=True),
+    *cases_of("Qwen3-0.6B as MLA", 2048, peers=("torch sdpa", "torch sdpa, v padded")),
+]
+CASES = [
+    *MAIN,
+    *(case.in_bfloat16(*case.peers) for case in MAIN),
     # Far-away scores make subnormal probabilities unless a kernel avoids them: must cost what the case above costs.
     *cases_of("16 heads of 128", 512, scale=30, note="huge scores", tolerance=1e-3),
-    *cases_of("16 heads of 128", 2048),
     *cases_of("Qwen3-0.6B", 2048),
     *cases_of("Qwen3-8B", 1024, directions=("f+b",)),
     *cases_of("Qwen3-30B-A3B", 1024, directions=("f+b",)),
-    *cases_of("Qwen3-0.6B", 4096, window=512, gate=True),
     *(case for t in (2048, 8192, 16384, 32768) for case in cases_of("Qwen3-0.6B", t, 512, True, **ALONE)),
     *(case for w in (128, 256, 1024, 2048) for case in cases_of("Qwen3-0.6B", 4096, w, True, **ALONE)),
     *(case for t in (1024, 4096) for case in cases_of("16 heads of 128", t, **ALONE)),
     *cases_of("16 heads of 128", 2048, **ALONE, threads=1),
-    *cases_of("Qwen3-0.6B as MLA", 2048, peers=("torch sdpa", "torch sdpa, v padded")),
     *cases_of("demo teacher", 256),
 ]
 
@@ -70,11 +75,11 @@ def ours(case: Case, x: Mapping[str, Array]) -> Run:
         answers |= {f"d{name}": empty(*x[name].shape) for name in ("q", "k", "v", "gate") if name in x}
 
     def run() -> Mapping[str, Array]:
-        _core.attention_forward(x["q"], x["k"], x["v"], gate, *settings, o, y, lse)
+        _core.attention_forward(x["q"], x["k"], x["v"], gate, *settings, case.dtype, o, y, lse)
         if case.backward:
             grads = (answers[f"d{name}"] for name in "qkv")
             _core.attention_backward(
-                x["dy"], x["q"], x["k"], x["v"], gate, *settings, o, lse, *grads, answers.get("dgate")
+                x["dy"], x["q"], x["k"], x["v"], gate, *settings, case.dtype, o, lse, *grads, answers.get("dgate")
             )
         return answers
 

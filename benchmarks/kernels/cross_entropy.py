@@ -48,8 +48,8 @@ def ours(case: Case, x: Mapping[str, Array]) -> Run:
 
     def run() -> Mapping[str, Array]:
         _core.cross_entropy(
-            x["hidden"], x["head"], x["labels"], x["weights"], answers["loss"], nll, argmax, answers.get("dhidden"),
-            answers.get("dhead"),
+            x["hidden"], x["head"], x["labels"], x["weights"], case.dtype, answers["loss"], nll, argmax,
+            answers.get("dhidden"), answers.get("dhead"),
         )  # fmt: skip
         return answers
 

@@ -16,7 +16,7 @@ TORCH = ("torch sdpa, grouped",)
 CASES = [
     Case(
         f"{MODEL} B{b} {kind}{t}{' bf16 cache' if half else ''}", "forward", {"B": b, "T": t, "half": half}, "read",
-        (4.0 - 2 * half) * b * t * 2 * G * K, () if half else TORCH,
+        (4.0 - 2 * half) * b * t * 2 * G * K, TORCH, "bfloat16" if half else "float32", 4e-2 if half else 1e-4,
     )
     for b, kind, t in ((1, "W", 512), (8, "W", 512), (1, "T", 4096), (8, "T", 4096), (1, "T", 32768))
     for half in (False, True)

@@ -24,9 +24,11 @@ def cases_of(
     return [Case(name, d, shape, "fma", PRODUCTS[d] * work, peers, **options) for d in directions]
 
 
+MAIN = cases_of("Qwen3-0.6B", 512, ("loss+dH", "loss+dH+dW"))
 CASES = [
     *cases_of("demo teacher", 512, ("loss", "loss+dH", "loss+dH+dW")),
-    *cases_of("Qwen3-0.6B", 512, ("loss+dH", "loss+dH+dW")),
+    *MAIN,
+    *(case.in_bfloat16(*case.peers) for case in MAIN),
     *(case for v in (16384, 32768, 65536) for case in cases_of("Qwen3-0.6B", 512, ("loss+dH",), v, ())),
     *(case for t in (128, 256) for case in cases_of("Qwen3-0.6B", t, ("loss+dH",), peers=())),
     *cases_of("Qwen3-0.6B", 512, ("loss",), long=True),
@@ -56,8 +58,8 @@ def ours(case: Case, x: Mapping[str, Array]) -> Run:
 
     def run() -> Mapping[str, Array]:
         _core.fused_kl(
-            x["student"], x["head"], x["teacher"], x["head"], x["weights"], "forward", 1.0, answers["loss"], each,
-            answers.get("dstudent"), answers.get("dhead"),
+            x["student"], x["head"], x["teacher"], x["head"], x["weights"], "forward", 1.0, case.dtype,
+            answers["loss"], each, answers.get("dstudent"), answers.get("dhead"),
         )  # fmt: skip
         return answers
 
@@ -70,8 +72,8 @@ def as_written_in_torch(case: Case, x: Mapping[str, Any]) -> Run:
 
     def function(student: Any, teacher: Any, head: Any, weights: Any) -> Mapping[str, Any]:
         with torch.no_grad():
-            target = functional.log_softmax(teacher @ head.T, dim=-1)
-        logs = functional.log_softmax(student @ head.T, dim=-1)
+            target = functional.log_softmax((teacher @ head.T).float(), dim=-1)
+        logs = functional.log_softmax((student @ head.T).float(), dim=-1)
         return {"loss": functional.kl_div(logs, target, reduction="batchmean", log_target=True)}
 
     return torch_run(case, x, ("student", "head")[: PRODUCTS[case.direction] - 2], function)

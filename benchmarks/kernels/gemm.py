@@ -21,7 +21,7 @@ PROJECTIONS = {  # model, projection: tokens, wide in, wide out
     ("Qwen3-8B", "q_proj"): (1024, LARGE["hidden_size"], LARGE["num_attention_heads"] * LARGE["head_dim"]),
     ("demo teacher", "gate_proj"): (512, SMALL["hidden_size"], SMALL["intermediate_size"]),
 }  # fmt: skip
-CASES = [
+FLOAT32 = [
     Case(
         f"{model} {projection} T{t}", direction, {"T": t, "I": i, "O": o}, "fma", 2.0 * t * i * o * products,
         ("torch linear", "numpy matmul"),
@@ -29,6 +29,7 @@ CASES = [
     for (model, projection), (t, i, o) in PROJECTIONS.items()
     for direction, products in (("forward", 1), ("f+b", 3))
 ]  # fmt: skip
+CASES = FLOAT32 + [case.in_bfloat16("torch linear") for case in FLOAT32]
 
 
 def inputs(case: Case) -> dict[str, Array]:
@@ -44,10 +45,10 @@ def ours(case: Case, x: Mapping[str, Array]) -> Run:
         answers |= {"dx": empty(*x["x"].shape), "dweight": zeros(*x["weight"].shape)}
 
     def run() -> Mapping[str, Array]:
-        _core.gemm_forward(x["x"], x["weight"], None, answers["y"], "float32")
+        _core.gemm_forward(x["x"], x["weight"], None, answers["y"], case.dtype)
         if case.backward:
-            _core.gemm_input_backward(x["dy"], x["weight"], answers["dx"], "float32")
-            _core.gemm_weight_backward(x["dy"], x["x"], answers["dweight"], None, "float32")
+            _core.gemm_input_backward(x["dy"], x["weight"], answers["dx"], case.dtype)
+            _core.gemm_weight_backward(x["dy"], x["x"], answers["dweight"], None, case.dtype)
         return answers
 
     return run
