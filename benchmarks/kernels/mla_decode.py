@@ -47,7 +47,7 @@ def ours(case: Case, x: Mapping[str, Array]) -> Run:
     lengths, o = np.full(case.shape["B"], case.shape["T"], np.int32), empty(*x["q_latent"].shape)
 
     def run() -> Mapping[str, Array]:
-        _core.mla_decode(x["q_latent"], x["q_rope"], cache, lengths, H, SCALE, o)
+        _core.mla_decode(x["q_latent"], x["q_rope"], cache, lengths, H, SCALE, case.dtype, o)
         return {"o": o}
 
     return run

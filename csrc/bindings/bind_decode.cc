@@ -9,7 +9,7 @@ using namespace attnedit::kernels;
 
 void bind_decode(py::module_& m) {
   m.def("mla_decode", [](py::array q_latent, py::array q_rope, py::array cache, py::array lengths, int64_t heads,
-                         float scale, py::array o) {
+                         float scale, const std::string& compute, py::array o) {
     const Arguments a("mla_decode");
     const auto q_latent_ = a.heads("q_latent", q_latent, heads), q_rope_ = a.heads("q_rope", q_rope, heads);
     const auto cache_ = a.weight<3>("cache", cache);
@@ -17,7 +17,7 @@ void bind_decode(py::module_& m) {
     const Workspace scratch(mla_decode_workspace(q_latent_.dim(0), q_latent_.dim(1), cache_.dim(1), heads,
                                                  q_latent_.dim(3), q_rope_.dim(3)));
     a.launch(keep(lengths_, mla_decode(q_latent_, q_rope_, cache_, view(lengths_), scale, a.out_heads("o", o, heads),
-                                       scratch.view())));
+                                       scratch.view(), compute_of("mla_decode", compute))));
   });
   m.def("decode_attention", [](py::array q, py::array k, py::array v, py::array lengths, MaybeArray gate, int64_t heads,
                                int64_t kv_heads, float scale, const std::string& activation, py::array o) {

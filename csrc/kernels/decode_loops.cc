@@ -37,6 +37,24 @@ Rows staged(const Cached& cache, int64_t G, int64_t first, int64_t n, int64_t pa
   return {space, G * padded, padded};
 }
 
+// Numbers [0, width) of n positions of the one key head as words, two positions to a word; the last may be alone.
+Rows zipped(const Cached& cache, int64_t first, int64_t n, int64_t width, int64_t padded, float* space) {
+  const auto* low = static_cast<const uint16_t*>(cache.data) + first * cache.width;
+  float* y = space;
+  for (int64_t j = 0; j < n; j += 2, low += 2 * cache.width, y += padded) {
+    const uint16_t* high = low + cache.width;
+    int64_t i = 0;
+    if (j + 1 < n)
+      for (; i + 2 * kLanes <= width; i += 2 * kLanes)
+        zip_bfloat16(low + i, high + i, y + i, std::make_index_sequence<2 * kLanes>());
+    for (; i < padded; ++i) {
+      const uint32_t word = i >= width ? 0 : low[i] | (j + 1 < n ? static_cast<uint32_t>(high[i]) << 16 : 0);
+      std::memcpy(y + i, &word, sizeof word);
+    }
+  }
+  return {space, padded, padded};
+}
+
 // The next block of keys, which the tiles ask memory for, a line at a time, while they compute this one: the
 // processor's own prefetching does not follow so many rows at once.
 struct Ahead {
@@ -89,22 +107,23 @@ int64_t panel_width(const Decode& d, int64_t column) {
 }
 
 // p (n x columns) = keys (n x K) times the packed queries. The keys, as they lie, are the left-hand side.
+template <class Word>
 void wide_scores(const Decode& d, const float* q, const Rows& keys, int64_t n, float* p, Ahead& ahead) {
-  const int64_t K = d.sizes.K;
+  const int64_t words = words_of<Word>(d.sizes.K);
   constexpr int64_t kTall = 2 * kTileRows;
   for (int64_t m = 0, panel; m < d.columns; m += panel) {
     panel = panel_width(d, m);
     const float* a = keys.data + m / d.group * keys.head;
-    const float* b = q + m * K;
+    const float* b = q + m * words;
     int64_t j = 0;
     if (panel == kLanes)
       for (; j + kTall <= n; j += kTall)
-        tile<kTall, 1, true>(K, a + j * keys.row, keys.row, 1, b, panel, p + j * d.columns + m, d.columns, false,
-                             ahead.next(K));
-    const auto rest = panel == kLanes ? &tile_of<1, kTileRows, true> : &tile_of<2, kTileRows, true>;
+        tile<Word, kTall, 1, true>(words, a + j * keys.row, keys.row, 1, b, panel, p + j * d.columns + m, d.columns,
+                                   false, ahead.next(words));
+    const auto rest = panel == kLanes ? &tile_of<Word, 1, kTileRows, true> : &tile_of<Word, 2, kTileRows, true>;
     for (; j < n; j += kTileRows)
-      rest(least(kTileRows, n - j), K, a + j * keys.row, keys.row, 1, b, panel, p + j * d.columns + m, d.columns, false,
-           ahead.next(K));
+      rest(least(kTileRows, n - j), words, a + j * keys.row, keys.row, 1, b, panel, p + j * d.columns + m, d.columns,
+           false, ahead.next(words));
   }
 }
 
@@ -135,9 +154,18 @@ void softmax_columns(const Decode& d, int64_t n, float* p, float* sums, float* t
   }
 }
 
-// sums (rows x v_row) += p^T values (n x v_row) of one key head, in tiles as wide as the registers allow. A panel of
-// values stays in the first-level cache while the rows pass by.
-template <int Vecs>
+// Weights of n positions become words of two positions, in place.
+void pair_weights(const Decode& d, int64_t n, float* p) {
+  for (int64_t j = 0; j < n; j += 2)
+    for (int64_t m = 0; m < d.columns; m += kLanes) {
+      const float* p_j = p + j * d.columns + m;
+      store(p + j / 2 * d.columns + m, pairs(load(p_j), j + 1 < n ? load(p_j + d.columns) : Vec{}));
+    }
+}
+
+// sums (rows x v_row) += p^T values (n words x v_row) of one key head, in tiles as wide as the registers allow. A panel
+// of values stays in the first-level cache while the rows pass by.
+template <class Word, int Vecs>
 void add_values(const Decode& d, int64_t rows, int64_t n, const float* p, const float* values, int64_t row, float* sums,
                 Ahead& ahead) {
   constexpr int kRows = 2 * kTileRows / Vecs;
@@ -147,10 +175,10 @@ void add_values(const Decode& d, int64_t rows, int64_t n, const float* p, const 
       const int64_t count = least(part, rows - m);
       float* c = sums + m * width + i;
       if (width - i >= Vecs * kLanes)
-        tile_of<Vecs, kRows, true>(count, n, p + m, 1, d.columns, values + i, row, c, width, true, ahead.next(n));
+        tile_of<Word, Vecs, kRows, true>(count, n, p + m, 1, d.columns, values + i, row, c, width, true, ahead.next(n));
       else
         for (int64_t v = 0; i + v < width; v += kLanes)
-          tile_of<1, kRows>(count, n, p + m, 1, d.columns, values + i + v, row, c + v, width, true);
+          tile_of<Word, 1, kRows>(count, n, p + m, 1, d.columns, values + i + v, row, c + v, width, true);
     }
 }
 
@@ -158,17 +186,23 @@ void add_values(const Decode& d, int64_t rows, int64_t n, const float* p, const 
 
 void decode_pack(const Decode& d, int64_t b, float* q) {
   const auto& s = d.sizes;
-  const int64_t per_head = s.H / s.G, row = d.wide ? s.K : d.k_row;
+  const int64_t per_head = s.H / s.G, row = d.wide ? s.K : d.k_row, numbers = s.pairs ? 2 : 1;
   const float factor = d.scale * kLog2E;
   for (int64_t i = 0; i < d.columns * row; ++i) q[i] = 0;
   for (int64_t t = 0; t < s.T; ++t)
     for (int64_t h = 0; h < s.H; ++h) {
       const int64_t column = h / per_head * d.group + t * per_head + h % per_head, at = (b * s.T + t) * s.H + h;
       const int64_t start = column - column % d.group % kTileWidth, panel = panel_width(d, start);
-      float* y = d.wide ? q + start * row + column - start : q + column * row;
+      float* y = d.wide ? q + start * row / numbers + column - start : q + column * row;
       const int64_t step = d.wide ? panel : 1, own = s.K - d.rest;
-      for (int64_t k = 0; k < own; ++k) y[k * step] = factor * d.q[at * own + k];
-      for (int64_t k = 0; k < d.rest; ++k) y[(own + k) * step] = factor * d.q_rest[at * d.rest + k];
+      const auto number = [&](int64_t k) {
+        return factor * (k < own ? d.q[at * own + k] : d.q_rest[at * d.rest + k - own]);
+      };
+      if (s.pairs)
+        for (int64_t k = 0; k < s.K; k += 2)
+          store_part(y + k / 2 * step, pairs(splat(number(k)), splat(number(k + 1))), 1);
+      else
+        for (int64_t k = 0; k < s.K; ++k) y[k * step] = number(k);
     }
 }
 
@@ -187,13 +221,17 @@ void decode_chunk(const Decode& d, int64_t b, int64_t begin, int64_t end, int64_
 
   for (int64_t j0 = begin; j0 < end; j0 += d.block) {
     const int64_t n = least(d.block, end - j0), at = b * d.S + j0;
-    const Rows keys = staged(d.keys, s.G, at, n, d.k_row, key_space);
-    const Rows values = d.separate_values ? staged(d.values, s.G, at, n, d.v_row, value_space) : keys;
+    // Stored bfloat16 pairs are multiplied as they lie: those of neighbouring numbers in keys, zipped ones in values.
+    const auto* pairs = static_cast<const float*>(d.keys.data) + at * s.K / 2;
+    const Rows keys = s.pairs ? Rows{pairs, s.K / 2, s.K / 2} : staged(d.keys, s.G, at, n, d.k_row, key_space);
+    const Rows values = s.pairs             ? zipped(d.keys, at, n, s.Kv, d.v_row, value_space)
+                        : d.separate_values ? staged(d.values, s.G, at, n, d.v_row, value_space)
+                                            : keys;
     const int64_t row_bytes = s.G * s.K * (d.keys.halves ? 2 : 4);
     Ahead ahead{static_cast<const char*>(d.keys.data) + (at + n) * row_bytes,
                 least(d.block, d.S - j0 - n) * row_bytes / 64};
     if (d.wide) {
-      wide_scores(d, q, keys, n, p, ahead);
+      (s.pairs ? wide_scores<BFloat16Pair> : wide_scores<Float32>)(d, q, keys, n, p, ahead);
     } else {
       int64_t j = 0;
       for (; j + 4 <= n; j += 4) few_scores<4>(d, q, keys, j, p + j * d.columns);
@@ -204,12 +242,15 @@ void decode_chunk(const Decode& d, int64_t b, int64_t begin, int64_t end, int64_
         for (int64_t m = 0; m < least(s.T, j0 + j - seen + 1) * (s.H / s.G); ++m)
           p[j * d.columns + g * d.group + m] = kUnseen;
     softmax_columns(d, n, p, sums, top, total);
-    const int64_t rows = s.T * (s.H / s.G);
-    const auto add = rows * 8 <= 2 * kTileRows   ? &add_values<8>
-                     : rows * 4 <= 2 * kTileRows ? &add_values<4>
-                                                 : &add_values<2>;
+    if (s.pairs) pair_weights(d, n, p);
+    const int64_t rows = s.T * (s.H / s.G), words = s.pairs ? words_of<BFloat16Pair>(n) : n;
+    const auto add = s.pairs                     ? &add_values<BFloat16Pair, 2>
+                     : rows * 8 <= 2 * kTileRows ? &add_values<Float32, 8>
+                     : rows * 4 <= 2 * kTileRows ? &add_values<Float32, 4>
+                                                 : &add_values<Float32, 2>;
     for (int64_t g = 0; g < s.G; ++g)
-      add(d, rows, n, p + g * d.group, values.data + g * values.head, values.row, sums + g * d.group * d.v_row, ahead);
+      add(d, rows, words, p + g * d.group, values.data + g * values.head, values.row, sums + g * d.group * d.v_row,
+          ahead);
   }
 }
 

@@ -21,7 +21,8 @@ int64_t mla_decode_workspace(int64_t B, int64_t T, int64_t S, int64_t H, int64_t
 }
 
 Task mla_decode(View<const float, 4> q_latent, View<const float, 4> q_rope, WeightView<3> cache,
-                View<const int32_t, 1> lengths, float scale, View<float, 4> o, View<float, 1> workspace) {
+                View<const int32_t, 1> lengths, float scale, View<float, 4> o, View<float, 1> workspace,
+                Compute compute) {
   const char* op = "mla_decode";
   const auto [B, T, H, R] = q_latent.shape;
   const int64_t P = q_rope.dim(3), S = cache.dim(1);
@@ -37,6 +38,7 @@ Task mla_decode(View<const float, 4> q_latent, View<const float, 4> q_rope, Weig
   d.q_rest = q_rope.data;
   d.o = o.data;
   d.scale = scale;
+  d.sizes.pairs = compute == Compute::kBFloat16 && cache.dtype == DType::kBFloat16 && d.wide && (R + P) % 2 == 0;
   return decode(d, lengths, workspace);
 }
 

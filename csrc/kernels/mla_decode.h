@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kernels/compute.h"
 #include "runtime/task.h"
 #include "tensor/view.h"
 
@@ -12,9 +13,11 @@ namespace attnedit::kernels {
 //   o_th = sum_j softmax_j(s_tj) latent_j
 //   q_latent, o (B,T,H,R)   q_rope (B,T,H,P)   cache (B,S,R+P): a position's latent and behind it k_rope; float32,
 //   bfloat16 or float16   lengths (B): how many positions are filled, the T queries' own included
+// compute bfloat16: over a bfloat16 cache, and with 16 or more queries T H, both products are of bfloat16 pairs.
 // A sequence of length 0 gives zeros. The bits of a sequence's result depend on neither the batch nor S.
 int64_t mla_decode_workspace(int64_t B, int64_t T, int64_t S, int64_t H, int64_t R, int64_t P);
 Task mla_decode(View<const float, 4> q_latent, View<const float, 4> q_rope, WeightView<3> cache,
-                View<const int32_t, 1> lengths, float scale, View<float, 4> o, View<float, 1> workspace);
+                View<const int32_t, 1> lengths, float scale, View<float, 4> o, View<float, 1> workspace,
+                Compute compute = Compute::kFloat32);
 
 }  // namespace attnedit::kernels

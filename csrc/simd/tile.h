@@ -26,47 +26,7 @@ struct Band {
   int64_t begin, end;
 };
 
-// With Ahead, every k asks for the next cache line of memory that somebody will read soon: next, next + 64, ... bytes.
-template <int Rows, int Vecs, bool Ahead = false>
-__attribute__((noinline)) void tile(int64_t K, const float* __restrict a, int64_t a_row, int64_t a_column,
-                                    const float* __restrict b, int64_t b_row, float* __restrict c, int64_t c_row,
-                                    bool accumulate, const char* next = nullptr) {
-  Vec sums[Rows][Vecs];
-#pragma GCC unroll 24
-  for (int m = 0; m < Rows; ++m)
-#pragma GCC unroll 8
-    for (int n = 0; n < Vecs; ++n) sums[m][n] = accumulate ? load(c + m * c_row + n * kLanes) : Vec{};
-  for (int64_t k = 0; k < K; ++k) {
-    if constexpr (Ahead) __builtin_prefetch(next + 64 * k, 0, 2);
-    Vec b_k[Vecs];
-#pragma GCC unroll 8
-    for (int n = 0; n < Vecs; ++n) b_k[n] = load(b + n * kLanes);
-#pragma GCC unroll 24
-    for (int m = 0; m < Rows; ++m) {
-      const float a_mk = a[m * a_row];
-#pragma GCC unroll 8
-      for (int n = 0; n < Vecs; ++n) sums[m][n] += a_mk * b_k[n];
-    }
-    a += a_column;
-    b += b_row;
-  }
-#pragma GCC unroll 24
-  for (int m = 0; m < Rows; ++m)
-#pragma GCC unroll 8
-    for (int n = 0; n < Vecs; ++n) store(c + m * c_row + n * kLanes, sums[m][n]);
-}
-
-// The tile with exactly this many rows: the last rows of a matrix.
-template <int Vecs, int Rows = kTileRows, bool Ahead = false>
-inline void tile_of(int64_t rows, int64_t K, const float* a, int64_t a_row, int64_t a_column, const float* b,
-                    int64_t b_row, float* c, int64_t c_row, bool accumulate, const char* next = nullptr) {
-  if constexpr (Rows > 1)
-    if (rows < Rows)
-      return tile_of<Vecs, Rows - 1, Ahead>(rows, K, a, a_row, a_column, b, b_row, c, c_row, accumulate, next);
-  tile<Rows, Vecs, Ahead>(K, a, a_row, a_column, b, b_row, c, c_row, accumulate, next);
-}
-
-// Packed operands consist of words of four bytes: one float32, or two bfloat16 of neighbouring k, which are what the
+// Operands consist of words of four bytes: one float32, or two bfloat16 of neighbouring k, which are what the
 // processors' bfloat16 dot products take. K numbers make words_of(K) of them.
 struct Float32 {
   static constexpr int kNumbers = 1;
@@ -84,6 +44,7 @@ constexpr int64_t words_of(int64_t K) {
 template <class Word>
 struct Factor {
   Vec b;
+  Factor() = default;
   explicit Factor(const float* words) : b(load(words)) {}
   void add_product(const float* a, Vec& sums) const { sums += *a * b; }
 };
@@ -93,12 +54,14 @@ struct Factor<BFloat16Pair> {
   static Vec word(const float* a) { return (Vec)(IntVec{} + *reinterpret_cast<const Bits*>(a)); }
 #if defined(__AVX512BF16__)
   Vec b;
+  Factor() = default;
   explicit Factor(const float* words) : b(load(words)) {}
   void add_product(const float* a, Vec& sums) const {
     sums = (Vec)_mm512_dpbf16_ps((__m512)sums, (__m512bh)word(a), (__m512bh)b);
   }
 #else
   Vec low, high;
+  Factor() = default;
   explicit Factor(const float* words) : low(low_of(load(words))), high(high_of(load(words))) {}
   void add_product(const float* a, Vec& sums) const {
     const Vec pair = word(a);
@@ -107,6 +70,46 @@ struct Factor<BFloat16Pair> {
   }
 #endif
 };
+
+// With Ahead, every word asks for the next cache line of memory that somebody will read soon: next, next + 64, ...
+// bytes.
+template <class Word, int Rows, int Vecs, bool Ahead = false>
+__attribute__((noinline)) void tile(int64_t words, const float* __restrict a, int64_t a_row, int64_t a_column,
+                                    const float* __restrict b, int64_t b_row, float* __restrict c, int64_t c_row,
+                                    bool accumulate, const char* next = nullptr) {
+  Vec sums[Rows][Vecs];
+#pragma GCC unroll 24
+  for (int m = 0; m < Rows; ++m)
+#pragma GCC unroll 8
+    for (int n = 0; n < Vecs; ++n) sums[m][n] = accumulate ? load(c + m * c_row + n * kLanes) : Vec{};
+  for (int64_t k = 0; k < words; ++k) {
+    if constexpr (Ahead) __builtin_prefetch(next + 64 * k, 0, 2);
+    Factor<Word> b_k[Vecs];
+#pragma GCC unroll 8
+    for (int n = 0; n < Vecs; ++n) b_k[n] = Factor<Word>(b + n * kLanes);
+#pragma GCC unroll 24
+    for (int m = 0; m < Rows; ++m)
+#pragma GCC unroll 8
+      for (int n = 0; n < Vecs; ++n) b_k[n].add_product(a + m * a_row, sums[m][n]);
+    a += a_column;
+    b += b_row;
+  }
+#pragma GCC unroll 24
+  for (int m = 0; m < Rows; ++m)
+#pragma GCC unroll 8
+    for (int n = 0; n < Vecs; ++n) store(c + m * c_row + n * kLanes, sums[m][n]);
+}
+
+// The tile with exactly this many rows: the last rows of a matrix.
+template <class Word, int Vecs, int Rows = kTileRows, bool Ahead = false>
+inline void tile_of(int64_t rows, int64_t words, const float* a, int64_t a_row, int64_t a_column, const float* b,
+                    int64_t b_row, float* c, int64_t c_row, bool accumulate, const char* next = nullptr) {
+  if constexpr (Rows > 1)
+    if (rows < Rows)
+      return tile_of<Word, Vecs, Rows - 1, Ahead>(rows, words, a, a_row, a_column, b, b_row, c, c_row, accumulate,
+                                                  next);
+  tile<Word, Rows, Vecs, Ahead>(words, a, a_row, a_column, b, b_row, c, c_row, accumulate, next);
+}
 
 // The product of a packed strip (words, Rows) and a packed panel (words, kTileWidth): constant strides leave the loop
 // nothing to do but multiply. C is asked for at the start and needed at the end; what comes next of A and B is asked

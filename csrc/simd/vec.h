@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
@@ -109,6 +110,17 @@ constexpr float kLn2 = 0.69314718055994530942f;
 // The pairs' first numbers, and their second ones.
 [[maybe_unused]] inline Vec low_of(Vec pairs) { return (Vec)((IntVec)pairs << 16); }
 [[maybe_unused]] inline Vec high_of(Vec pairs) { return (Vec)((IntVec)pairs & ~0xffff); }
+
+// Numbers of two rows of stored bfloat16 as pairs: 2 kLanes of each make that many words.
+template <size_t... Lane>
+inline void zip_bfloat16(const uint16_t* low, const uint16_t* high, float* words, std::index_sequence<Lane...>) {
+  typedef uint16_t Row __attribute__((vector_size(kLanes * 4)));
+  typedef uint16_t StoredRow __attribute__((vector_size(kLanes * 4), aligned(2), may_alias));
+  const Row a = *reinterpret_cast<const StoredRow*>(low), b = *reinterpret_cast<const StoredRow*>(high);
+  constexpr size_t n = sizeof...(Lane);
+  store(words, (Vec)__builtin_shufflevector(a, b, (Lane / 2 + Lane % 2 * n)...));
+  store(words + kLanes, (Vec)__builtin_shufflevector(a, b, (n / 2 + Lane / 2 + Lane % 2 * n)...));
+}
 
 // Widens n stored bfloat16 or float16 numbers.
 [[maybe_unused]] inline void widen_bfloat16(const uint16_t* x, float* y, int64_t n) {

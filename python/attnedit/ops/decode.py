@@ -1,6 +1,7 @@
 """Attention of the newest tokens over a cache: for inference, so nothing is recorded."""
 
 from attnedit import _core
+from attnedit.compute import current_compute
 from attnedit.tensor import Array, Tensor, empty
 
 
@@ -12,7 +13,7 @@ def mla_decode(q_latent: Tensor, q_rope: Tensor, cache: Tensor, lengths: Array, 
     float16. lengths, int32 [B], counts the positions that are filled, the T queries' own included; 0 gives zeros.
     """
     o = empty(q_latent.shape)
-    _core.mla_decode(q_latent.array, q_rope.array, cache.array, lengths, heads, scale, o.array)
+    _core.mla_decode(q_latent.array, q_rope.array, cache.array, lengths, heads, scale, current_compute(), o.array)
     return o
 
 
