@@ -6,7 +6,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PACKAGES := g++ ninja-build cmake python3-venv python3-dev libgtest-dev
 JOBS := $(shell nproc)
 
-.PHONY: demo test check check-all bench bench-long bench-plots bench-tools setup install cpp clean
+.PHONY: demo test check check-all check-neon bench bench-long bench-plots bench-tools setup install cpp clean
 
 demo: install
 	$(VENV)/bin/python examples/stdlib_text.py runs/stdlib
@@ -47,11 +47,20 @@ check: install
 	$(VENV)/bin/mypy
 
 # What is too long for every change: sanitizers, and every benchmark's own check of its answers.
-check-all: check test bench-tools
+check-all: check test check-neon bench-tools
 	cmake -S . -B build/sanitize -G Ninja -DBUILD_TESTING=ON -DATTNEDIT_SANITIZE=ON
 	cmake --build build/sanitize -j $(JOBS)
 	OMP_NUM_THREADS=2 ctest --test-dir build/sanitize --output-on-failure -j $(JOBS)
 	$(PY) benchmarks/run.py --quick
+
+# The same sources for ARM: they compile, and their products are NEON's multiply-adds.
+check-neon:
+	@command -v aarch64-linux-gnu-g++ >/dev/null || ($(SUDO) apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq g++-aarch64-linux-gnu)
+	cmake -S . -B build/aarch64 -G Ninja -DBUILD_TESTING=OFF -DCMAKE_SYSTEM_NAME=Linux \
+	  -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
+	cmake --build build/aarch64 -j $(JOBS) --target attnedit_core
+	aarch64-linux-gnu-objdump -d build/aarch64/csrc/libattnedit_core.a | grep -q 'fmla.*\.4s'
 
 # Every kernel beside its peers and the machine's limits, or one: make bench K=attention.
 bench: bench-tools

@@ -17,13 +17,30 @@ void set_num_threads(int threads);
 // Flushes subnormals while alive and gives the caller's setting back: on Intel they cost 5 to 20 times.
 class FlushSubnormals {
  public:
-#if defined(__SSE2__)
-  FlushSubnormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040); }
-  ~FlushSubnormals() { _mm_setcsr(saved_); }
+  FlushSubnormals() : saved_(get()) { set(saved_ | kFlush); }
+  ~FlushSubnormals() { set(saved_); }
+  FlushSubnormals(const FlushSubnormals&) = delete;
+  FlushSubnormals& operator=(const FlushSubnormals&) = delete;
 
  private:
-  unsigned saved_;
+#if defined(__SSE2__)
+  static constexpr uint64_t kFlush = 0x8040;  // flush to zero, denormals are zero
+  static uint64_t get() { return _mm_getcsr(); }
+  static void set(uint64_t mode) { _mm_setcsr(static_cast<unsigned>(mode)); }
+#elif defined(__aarch64__)
+  static constexpr uint64_t kFlush = 1 << 24;
+  static uint64_t get() {
+    uint64_t mode;
+    asm volatile("mrs %0, fpcr" : "=r"(mode));
+    return mode;
+  }
+  static void set(uint64_t mode) { asm volatile("msr fpcr, %0" : : "r"(mode)); }
+#else
+  static constexpr uint64_t kFlush = 0;
+  static uint64_t get() { return 0; }
+  static void set(uint64_t) {}
 #endif
+  uint64_t saved_;
 };
 
 // Runs body(worker) on the calling thread, as worker 0, and on up to threads - 1 others; returns when all that began
