@@ -33,7 +33,6 @@ def model_card(
 ) -> str:
     """source: the folder the model or its teacher came from; run: a finished run folder, whose figures are told."""
     stated = {} if source is None else front_matter(Path(source))
-    report = read_object(Path(run) / "report.json") if run is not None else None
     base = base_model(stated, None if source is None else Path(source))
     edited = any(isinstance(layer, GateSWAConfig | MLAConfig) for layer in config.attention)
     head: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
@@ -46,9 +45,8 @@ def model_card(
         f"# {name}",
         _opening(config, base, edited, dtype, format, raw),
         _loading(raw),
-        _method(config, run) if edited else None,
-        None if report is None else _quality(report),
-        _cache(config, report),
+        _method(run) if edited else None,
+        *(_measured(Path(run), config) if run is not None else [_cache(config)]),
         _checks(figures),
         _provenance(run),
         _licence(licence),
@@ -137,14 +135,19 @@ def _loading(raw: Mapping[str, Any]) -> str:
     return "## Loading\n\n```python\n" + "\n".join(lines) + f"\n```{more}"
 
 
-def _method(config: DecoderConfig, run: str | Path | None) -> str:
+def _method(run: str | Path | None) -> str:
     text = (
         f"## Method\n\n{PAPER}: the new attention is initialised from the old one, learns layer by layer from the "
         "teacher's activations, then as a whole model from the teacher's next-token distribution."
     )
     if run is None or not (Path(run) / "recipe.yaml").is_file():
         return text
-    recipe = yaml.safe_load((Path(run) / "recipe.yaml").read_text("utf-8"))
+    path = Path(run) / "recipe.yaml"
+    try:
+        recipe = yaml.safe_load(path.read_text("utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f"line {error.problem_mark.line + 1}: "
+        raise ValueError(f"[export] {path} must be YAML: {line}{error.problem}") from None
     return f"{text} The recipe, with every default:\n\n```yaml\n{yaml.safe_dump(_named(recipe), sort_keys=False)}```"
 
 
@@ -155,6 +158,16 @@ def _named(value: Any) -> Any:
     if isinstance(value, list):
         return [_named(item) for item in value]
     return Path(value).name if isinstance(value, str) and value.startswith("/") else value
+
+
+def _measured(run: Path, config: DecoderConfig) -> list[str]:
+    report = read_object(run / "report.json")
+    try:
+        return [_quality(report), f"{_cache(config)}\n\n{_cache_before(report)}"]
+    except KeyError as error:
+        raise ValueError(
+            f"[export] {run / 'report.json'} must be of a finished run of this version, {error} is missing"
+        ) from None
 
 
 def _quality(report: Mapping[str, Any]) -> str:
@@ -171,26 +184,27 @@ def _quality(report: Mapping[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def _cache(config: DecoderConfig, report: Mapping[str, Any] | None) -> str:
-    """Counted from the shapes, in bfloat16, for one sequence; the base model's as its run measured it."""
+def _cache(config: DecoderConfig) -> str:
+    """Counted from the shapes."""
     longest = config.rope.max_position_embeddings
-    contexts = sorted({min(longest, context) for context in (4096, 32768)})
     lines = [
         "## KV cache\n\nBytes of one sequence in bfloat16:\n",
         "| context | this model | bytes/token |",
         "|---|---|---|",
     ]
-    for context in contexts:
+    for context in sorted({min(longest, context) for context in (4096, 32768)}):
         total = config.kv_numbers(context) * CACHE_BYTES
         lines.append(f"| {context:,} | {total:,} | {total / context:,.0f} |")
-    if report is not None:
-        caches = report["kv_cache"]
-        before, after = (caches[name]["bytes_at_context"] for name in ("teacher", "student"))
-        lines.append(
-            f"\nAt {caches['teacher']['context']:,} tokens the base model needs {before:,} bytes, this one {after:,} "
-            f"({100 * (after / before - 1):+.1f} %)."
-        )
     return "\n".join(lines)
+
+
+def _cache_before(report: Mapping[str, Any]) -> str:
+    caches = report["kv_cache"]
+    before, after = (caches[name]["bytes_at_context"] for name in ("teacher", "student"))
+    return (
+        f"At {caches['teacher']['context']:,} tokens the base model needs {before:,} bytes, this one {after:,} "
+        f"({100 * (after / before - 1):+.1f} %)."
+    )
 
 
 def _checks(figures: Sequence[Parity]) -> str:

@@ -17,7 +17,8 @@ from attnedit.export.keys import Tensors
 from attnedit.export.parity import (
     Parity,
     compared,
-    in_the_stock_class,
+    examined,
+    judged,
     logits_at,
     probe_for,
     require_transformers,
@@ -80,7 +81,8 @@ def export(
     def finish(written: Path) -> None:
         figures = _checked(model, written, dtype, format)
         if verify is not None:
-            figures += in_the_stock_class(written, model, load(written), probe_for(model.config), python)
+            probe = probe_for(model.config)
+            figures += judged(model, load(written), probe, examined(written, probe, python))
         for figure in figures:
             say(figure.line())
         generation = written / "generation_config.json"

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -100,8 +101,8 @@ def require_transformers(python: str) -> None:
         )
 
 
-def in_the_stock_class(folder: Path, model: Decoder, again: Decoder, probe: Probe, python: str) -> list[Parity]:
-    """What transformers makes of the folder, beside the model. Raises RuntimeError if it is not what we read there."""
+def examined(folder: Path, probe: Probe, python: str) -> dict[str, Any]:
+    """in_transformers.examine, by that interpreter."""
     with tempfile.TemporaryDirectory() as scratch:
         given, found = Path(scratch) / "probe.npz", Path(scratch) / "found.npz"
         np.savez(given, tokens=probe.tokens, positions=probe.positions, new_tokens=probe.new_tokens)
@@ -113,7 +114,14 @@ def in_the_stock_class(folder: Path, model: Decoder, again: Decoder, probe: Prob
             said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
             raise RuntimeError(f"[export] transformers does not load the folder: {said[-1]}")
         with np.load(found) as file:
-            theirs = dict(file)
+            return dict(file)
+
+
+def judged(model: Decoder, again: Decoder, probe: Probe, theirs: dict[str, Any]) -> list[Parity]:
+    """What transformers makes of a folder, beside the model; again: what we read there.
+
+    Raises RuntimeError where the two readers differ.
+    """
     name = f"{theirs['name']}, transformers {theirs['version']}"
     ours, read = (logits_at(m, probe.tokens, probe.positions) for m in (model, again))
     equal = is_greedy(again, theirs["generated"], probe.new_tokens)
