@@ -8,7 +8,7 @@ JOBS := $(shell nproc)
 # The interpreter that has torch and transformers: the peer of benchmarks, and what exported folders are loaded in.
 PEER := $(or $(ATTNEDIT_PEER_PYTHON),.venv-peer/bin/python)
 
-.PHONY: demo test parity check check-all bench bench-long bench-plots bench-tools peer setup install cpp clean
+.PHONY: demo test parity parity-table check check-all bench bench-long bench-plots bench-tools peer setup install cpp clean
 
 demo: install
 	$(VENV)/bin/python examples/stdlib_text.py runs/stdlib
@@ -27,6 +27,11 @@ parity: install peer
 	@if test -x $(PEER); then $(PEER) -c "import glob, sys; sys.path += glob.glob('$(VENV)/lib/python3*/site-packages'); \
 	  import pytest; sys.exit(pytest.main(['-q', 'tests/python/parity']))"; \
 	else echo "tests/python/parity is skipped: it needs torch and transformers, which cannot be installed here"; fi
+
+# The figures of README's table of exports.
+parity-table: install peer
+	PYTHONPATH=tests $(PEER) -c "import glob, runpy, sys; sys.path += glob.glob('$(VENV)/lib/python3*/site-packages'); \
+	  runpy.run_path('tests/python/parity/table.py', run_name='__main__')"
 
 # System packages, only where one is missing.
 setup: $(VENV)/.system

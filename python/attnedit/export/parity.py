@@ -13,6 +13,7 @@ import numpy as np
 
 from attnedit import ops
 from attnedit.autograd import no_grad
+from attnedit.compute import compute
 from attnedit.export import in_transformers
 from attnedit.models import Decoder, DecoderConfig
 from attnedit.tensor import Array, borrow
@@ -62,8 +63,8 @@ def probe_for(config: DecoderConfig) -> Probe:
 
 
 def logits_at(model: Decoder, tokens: Array, positions: Array) -> Array:
-    """float32 [B, P, V]"""
-    with no_grad():
+    """float32 [B, P, V], computed in float32 whatever the program trains in."""
+    with no_grad(), compute("float32"):
         hidden = np.ascontiguousarray(model(tokens).numpy()[:, positions])
         return ops.linear(borrow(hidden), model.head).numpy()
 
