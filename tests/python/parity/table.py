@@ -7,7 +7,6 @@ import os
 import tempfile
 from pathlib import Path
 
-import torch
 from students import LAYERS, student
 
 import attnedit as ae
@@ -16,6 +15,10 @@ from attnedit.export.parity import judged, probe_for
 
 
 def main() -> None:
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)  # our threads and torch's would wait for each other's cores
     print("| format | class | largest logit | max abs logit difference | KL, nats/token | greedy generation |")
     print("|---|---|---|---|---|---|")
