@@ -5,8 +5,11 @@ BUILD := build/cmake
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PACKAGES := g++ ninja-build cmake python3-venv python3-dev libgtest-dev
 JOBS := $(shell nproc)
+# The interpreter that has torch and transformers: the peer of benchmarks, and what exported folders are loaded in.
+PEER := $(or $(ATTNEDIT_PEER_PYTHON),.venv-peer/bin/python)
 
-.PHONY: demo test check check-all check-neon bench bench-long bench-plots bench-tools setup install cpp clean
+.PHONY: demo test parity parity-table check check-all check-neon bench bench-long bench-plots bench-tools peer setup
+.PHONY: install cpp clean
 
 demo: install
 	$(VENV)/bin/python examples/stdlib_text.py runs/stdlib
@@ -17,7 +20,19 @@ demo: install
 
 test: install cpp
 	ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q --ignore=tests/python/parity
+	$(MAKE) --no-print-directory parity
+
+# Exported folders in transformers' own classes. The peer's packages come first, attnedit and pytest are found behind them.
+parity: install peer
+	@if test -x $(PEER); then $(PEER) -c "import glob, sys; sys.path += glob.glob('$(VENV)/lib/python3*/site-packages'); \
+	  import pytest; sys.exit(pytest.main(['-q', 'tests/python/parity']))"; \
+	else echo "tests/python/parity is skipped: it needs torch and transformers, which cannot be installed here"; fi
+
+# The figures of README's table of exports.
+parity-table: install peer
+	PYTHONPATH=tests $(PEER) -c "import glob, runpy, sys; sys.path += glob.glob('$(VENV)/lib/python3*/site-packages'); \
+	  runpy.run_path('tests/python/parity/table.py', run_name='__main__')"
 
 # System packages, only where one is missing.
 setup: $(VENV)/.system
@@ -74,13 +89,15 @@ bench-long: bench-tools
 bench-plots: install
 	$(PY) benchmarks/plots.py
 
-# The program that measures the limits, and the peers: torch in its own environment. Without it ours runs alone.
-bench-tools: install
+# The program that measures the limits, and the peer. Without it ours runs alone.
+bench-tools: install peer
 	cmake -S . -B $(BUILD) -G Ninja -DATTNEDIT_BENCHMARKS=ON
 	cmake --build $(BUILD) -j $(JOBS) --target limits
-	@test -n "$$ATTNEDIT_PEER_PYTHON" || test -x .venv-peer/bin/python || (python3 -m venv .venv-peer && .venv-peer/bin/pip install -q \
-	  --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0 transformers) || (rm -rf .venv-peer && \
-	  echo "torch cannot be installed: benchmarks without it")
+
+peer: setup
+	@test -x $(PEER) || (python3 -m venv .venv-peer && .venv-peer/bin/pip install -q --extra-index-url \
+	  https://download.pytorch.org/whl/cpu torch==2.13.0 'transformers>=5.23') || \
+	  (rm -rf .venv-peer && echo "torch and transformers cannot be installed: what needs them is skipped")
 
 clean:
 	rm -rf build $(VENV) .venv-peer runs

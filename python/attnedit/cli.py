@@ -115,16 +115,19 @@ def info(model: ModelPath) -> None:
 
 @app.command()
 def export(
-    model: ModelPath,
+    model: Annotated[Path, typer.Argument(help="a finished run, or a Hugging Face folder")],
     out: Annotated[Path, typer.Option(help="the new folder")],
-    format: Annotated[str, typer.Option(help="attnedit or deepseek_v3")] = "attnedit",
+    format: Annotated[str, typer.Option(help="attnedit, or the model_type of a stock class")] = "attnedit",
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: as stored")] = None,
+    verify: Annotated[str | None, typer.Option(help="transformers: load it in the stock class and compare")] = None,
+    python: Annotated[
+        str, typer.Option(envvar="ATTNEDIT_PEER_PYTHON", help="the interpreter that has transformers")
+    ] = sys.executable,
 ) -> None:
     """Write a model in another format; refused where the format cannot hold it exactly."""
-    from attnedit.export import export as write
-    from attnedit.models import load
+    from attnedit.export import export_run_or_folder
 
-    print(write(load(model), out, format=format, source=model, dtype=cast(Any, dtype)))
+    print(export_run_or_folder(model, out, format, cast(Any, dtype), cast(Any, verify), python, print))
 
 
 @app.command()

@@ -290,7 +290,7 @@ def broken(folder: Path, change: str) -> Path:
         ("missing", "model.layers.1.self_attn.k_proj.weight"),
         ("shape", "model.layers.1.self_attn.k_proj.weight must have shape (16, 24), got (15, 24)"),
         ("nan", "model.layers.0.mlp.up_proj.weight holds NaN or Inf"),
-        ("type", "model_type must be one of attnedit, deepseek_v3, llama, qwen2, qwen3, got 'gpt2'"),
+        ("type", "[config.json] model_type must be one of attnedit, deepseek_v3, "),
         ("vocabulary", "the tokenizer has 300 tokens, the teacher's vocabulary only 100"),
         ("tiny", "too few"),
         ("empty", "corpus.txt"),
@@ -317,10 +317,37 @@ def test_plan_info_generate_and_export_run(finished: Path, tmp_path: Path) -> No
     assert config["model_type"] == "deepseek_v3" and config["kv_lora_rank"] == 12
     assert (tmp_path / "out/tokenizer.json").exists()
     assert "2 MLA" in attnedit("info", tmp_path / "out").stdout
+    assert "attnedit: logits up to" in done.stdout and "KL" in done.stdout
     assert_refused(
         attnedit("export", finished / "teacher", "--out", tmp_path / "no", "--format", "deepseek_v3"),
-        "deepseek_v3 cannot hold this model: every layer must be MLA; attnedit can",
+        "deepseek_v3 cannot hold this model: every layer must be MLA, layer 0 is not; attnedit, ",
     )
+
+
+def test_a_run_is_exported_with_its_story(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "run", tmp_path / "run")
+    done = attnedit("export", tmp_path / "run", "--out", tmp_path / "out", "--format", "youtu")
+    assert done.returncode == 0, done.stderr
+    card = (tmp_path / "out/README.md").read_text()
+    report = json.loads((finished / "run/report.json").read_text())
+    assert "base_model: teacher\n" in card and "kv_lora_rank: 12" in card
+    assert f"| KL to the base model, nats/token | | {report['kl']['modelwise']:.4f} |" in card
+    teacher = json.loads((finished / "run/provenance.json").read_text())["teacher"]
+    assert f"- teacher (SHA-256): `{teacher}`" in card and "(-37.5 %)" in card
+    assert str(finished) not in card  # nobody's disk is published
+    again = attnedit("export", tmp_path / "run/student", "--out", tmp_path / "again", "--format", "youtu")
+    assert again.returncode == 0 and (tmp_path / "again/README.md").read_text() == card.replace("# out", "# again")
+    (tmp_path / "run/report.json").write_text("{}")
+    refused = attnedit("export", tmp_path / "run", "--out", tmp_path / "no", "--format", "youtu")
+    assert_refused(refused, "run/report.json must be of a finished run of this version, 'teacher' is missing")
+    (tmp_path / "run/recipe.yaml").write_text("teacher: [")
+    (tmp_path / "run/report.json").write_text(json.dumps(report))
+    assert_refused(
+        attnedit("export", tmp_path / "run", "--out", tmp_path / "no"), "run/recipe.yaml must be YAML: line 1"
+    )
+    shutil.rmtree(tmp_path / "run/student")
+    assert_refused(attnedit("export", tmp_path / "run", "--out", tmp_path / "no"), "is a run without a student yet")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["again", "out", "run"]
 
 
 def test_the_notebook_story(tmp_path: Path) -> None:

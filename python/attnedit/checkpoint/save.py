@@ -33,7 +33,7 @@ def save_checkpoint(
 
     Shards of at most shard_bytes (a larger tensor has one to itself) are filled in the order of `tensors`, whose values
     are asked for once each, so that a mapping may compute them; within a file the format sorts by type and name.
-    `check` sees the whole folder before it takes its name; what it raises leaves nothing.
+    `check` sees the whole folder before it takes its name, and may add what it found; what it raises leaves nothing.
     An existing folder is replaced only with overwrite=True, and only if it is a checkpoint or empty. Raises
     FileExistsError, other OSErrors for the disk and ValueError for what the format cannot hold; then nothing is left.
     """
@@ -52,11 +52,11 @@ def save_checkpoint(
         for file in copied:
             shutil.copyfile(file, beside / file.name)
         _write_shards(beside, _shards(tensors, shard_bytes))
+        if check is not None:
+            check(beside)
         for path in beside.iterdir():
             sync(path)
         sync(beside)
-        if check is not None:
-            check(beside)
         if overwrite and os.path.lexists(folder):
             replace_folder(beside, folder)
         else:

@@ -16,7 +16,7 @@ from attnedit.tensor import Array, borrow, tensor
 
 # What some folders store besides weights: computed again here, or by tied heads the embedding itself.
 BUFFERS = (".rotary_emb.inv_freq", "lm_head.weight")
-_NOT_A_FAMILY = {"__init__", "decoder", "keys", "load"}
+_NOT_A_FAMILY = {"__init__", "decoder", "hybrid", "keys", "load"}
 
 
 def known_model_types() -> list[str]:
@@ -41,7 +41,10 @@ def load(folder: str | Path) -> Decoder:
     checkpoint = Checkpoint.open(Path(folder))
     family = family_of(checkpoint.config)
     decoder = Decoder(family.decoder_config(checkpoint.config))
-    set_parameters(decoder, checkpoint.tensors, family.tensor_name)
+    tensors: Mapping[str, Array] = checkpoint.tensors
+    if hasattr(family, "unpacked"):  # a family that stores a parameter in another form than the decoder's
+        tensors = family.unpacked(decoder.config, tensors)
+    set_parameters(decoder, tensors, family.tensor_name)
     stored: Any = decoder.embed_tokens.weight.dtype.name
     decoder.config = replace(decoder.config, dtype=stored)
     return decoder
