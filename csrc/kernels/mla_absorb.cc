@@ -168,9 +168,8 @@ Task mla_absorb_value(View<const float, 3> o_latent, WeightView<2> kv_b, View<fl
                           for (int64_t i = first; i < last; ++i) {
                             const int64_t h = i / parts, begin = i % parts * kRows;
                             ATTNEDIT_BEST(absorb_value)
-                            (o_latent.data + h * R, H * R, kv_b.row(h * rows + rows - Kv),
-                             static_cast<int>(kv_b.dtype), o.data + h * Kv, H * Kv, N, R, begin,
-                             std::min(Kv, begin + kRows));
+                            (o_latent.data + h * R, H * R, kv_b.row(h * rows + rows - Kv), static_cast<int>(kv_b.dtype),
+                             o.data + h * Kv, H * Kv, N, R, begin, std::min(Kv, begin + kRows));
                           }
                         });
          })

@@ -46,11 +46,13 @@ class Cache:
 def prefill(model: Decoder, cache: Cache, sequence: int, prompt: Array) -> Array:
     """Caches a prompt, int32 [T]. Returns the logits behind its last token, float32 [V]."""
     if not 1 <= len(prompt) <= cache.length:
-        raise ValueError(f"[prefill] prompt must have 1 to {cache.length} tokens, as the cache holds, got {len(prompt)}")
+        raise ValueError(
+            f"[prefill] prompt must have 1 to {cache.length} tokens, as the cache holds, got {len(prompt)}"
+        )
     cache.positions.prompt(sequence, len(prompt))
     with no_grad():
         hidden = model(prompt[None], caches=cache.layers).numpy()[0, -1:]
-        logits = ops.linear(tensor(hidden), model.head).numpy()[0]
+        logits: Array = ops.linear(tensor(hidden), model.head).numpy()[0]
     cache.lengths[sequence] = len(prompt)
     return logits
 
@@ -64,6 +66,6 @@ def decode(model: Decoder, cache: Cache, tokens: Array, active: Array) -> Array:
         raise ValueError(f"[decode] the cache holds {cache.length} tokens, which a sequence has already")
     cache.positions.newest(np.where(active, cache.lengths, -1).astype(np.int32))
     with no_grad():
-        logits = ops.linear(model(tokens[None], caches=cache.layers), model.head).numpy()[0]
+        logits: Array = ops.linear(model(tokens[None], caches=cache.layers), model.head).numpy()[0]
     cache.lengths += active
     return logits

@@ -111,7 +111,7 @@ class Decoder(Module):
         tokens: Array,
         features: list[Tensor] | None = None,
         recompute_blocks: bool = False,
-        caches: Sequence[LayerCache] | None = None,
+        caches: Sequence[LayerCache | None] | None = None,
     ) -> Tensor:
         """features collects every block's output; recompute_blocks keeps only these for the way back.
 

@@ -90,12 +90,14 @@ def qwen3_8b() -> DecoderConfig:
 
 @pytest.mark.parametrize(
     ("target", "full", "percent"),
-    [(ae.MLA(512, qk_rope_head_dim=64), None, 28.1), (ae.GateSWA(128), tuple(range(0, 36, 6)) + (35,), 19.8)],
+    [(ae.MLA(512, qk_rope_head_dim=64), None, 28.1), (ae.GateSWA(128), (*range(0, 36, 6), 35), 19.8)],
 )
 def test_the_arrays_are_as_large_as_planned_on_qwen3_8b(
     target: ae.MLA | ae.GateSWA, full: tuple[int, ...] | None, percent: float
 ) -> None:
     """Memory of the pool takes no pages before it is written."""
+    if ae.runtime.mem_get_info()[0] < 6 << 30:
+        pytest.skip("less than 6 GiB of memory are free: the teacher's cache has 4.5")
     source = qwen3_8b()
     attention = target.attention(source) if full is None else target.attention(source, full)  # type: ignore[call-arg]
     edited, context = replace(source, attention=attention), 32_768
