@@ -15,6 +15,7 @@ import numpy as np
 
 from attnedit import runtime
 from attnedit.models import Cache, Decoder, decode, load, prefill
+from attnedit.tensor import Array
 
 CONTEXTS = tuple(512 << i for i in range(7))  # 512 to 32,768
 PREFILLED = 512  # tokens that are really computed; a longer cache repeats their entries, which cost the same to read
@@ -53,7 +54,8 @@ def decode_speed(model: Decoder, context: int) -> DecodeSpeed:
     """Decodes the token at position context - 1 several times."""
     if context < 2:
         raise ValueError(f"[decode_speed] context must be at least 2, got {context}")
-    cache = cached(model, context)
+    prompt = np.random.default_rng(0).integers(0, model.config.vocab_size, min(context - 1, PREFILLED), np.int32)
+    cache = cached(model, prompt, context)
     seconds = []
     for step in range(STEPS + 1):
         cache.lengths[0] = context - 1
@@ -64,17 +66,17 @@ def decode_speed(model: Decoder, context: int) -> DecodeSpeed:
     return DecodeSpeed(context, 1 / median(seconds[1:]), cache.nbytes)  # the first one touches new memory
 
 
-def cached(model: Decoder, context: int) -> Cache:
-    """A cache of context - 1 tokens, with room for one more: PREFILLED are computed, the others repeat them."""
+def cached(model: Decoder, prompt: Array, context: int) -> Cache:
+    """A cache of context - 1 tokens, with room for one more: the prompt is computed, the others repeat it."""
     cache = Cache(model.config, 1, context)
-    prompt = np.random.default_rng(0).integers(0, model.config.vocab_size, min(context - 1, PREFILLED))
-    prefill(model, cache, 0, prompt.astype(np.int32))
+    prefill(model, cache, 0, prompt)
     runtime.synchronize()
     for layer in cache.layers:
         for array in layer.arrays:
             for begin in range(len(prompt), layer.slots, len(prompt)):
                 part = array.array[0, begin : begin + len(prompt)]
                 part[...] = array.array[0, : len(part)]
+    cache.lengths[0] = context - 1
     return cache
 
 

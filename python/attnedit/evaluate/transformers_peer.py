@@ -10,14 +10,14 @@ from statistics import median
 from typing import Any
 
 
-def cached(model: Any, tokens: Any, context: int, prefilled: int) -> Any:
-    """transformers' cache of context - 1 tokens: the first ones computed, the others repeat them."""
+def cached(model: Any, prompt: Any, context: int) -> Any:
+    """transformers' cache of context - 1 tokens: the prompt [1, T] is computed, the others repeat it."""
     import torch
     from transformers import DynamicCache
 
     cache = DynamicCache(config=model.config)
     with torch.inference_mode():
-        model(tokens[:, : min(context - 1, prefilled)], past_key_values=cache, use_cache=True, logits_to_keep=1)
+        model(prompt, past_key_values=cache, use_cache=True, logits_to_keep=1)
     for layer in cache.layers:
         if hasattr(layer, "cumulative_length"):  # a window's: it counts what it has dropped
             room, layer.cumulative_length = min(context - 1, layer.sliding_window - 1), context - 1
@@ -42,7 +42,7 @@ def main() -> None:
     for context in map(int, contexts):
         torch.manual_seed(0)
         tokens = torch.randint(model.config.vocab_size, (1, context))
-        cache = cached(model, tokens, context, int(prefilled))
+        cache = cached(model, tokens[:, : min(context - 1, int(prefilled))], context)
         clock = Clock(cache)
         model.generate(
             tokens, attention_mask=torch.ones_like(tokens), past_key_values=cache, max_new_tokens=int(steps) + 2,
