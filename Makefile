@@ -94,9 +94,11 @@ bench-tools: install peer
 	cmake -S . -B $(BUILD) -G Ninja -DATTNEDIT_BENCHMARKS=ON
 	cmake --build $(BUILD) -j $(JOBS) --target limits
 
+# PyTorch's own index has the build without CUDA; where it cannot be reached, whatever build the usual one gives.
 peer: setup
-	@test -x $(PEER) || (python3 -m venv .venv-peer && .venv-peer/bin/pip install -q --extra-index-url \
-	  https://download.pytorch.org/whl/cpu torch==2.13.0 'transformers>=5.23') || \
+	@test -x $(PEER) || (python3 -m venv .venv-peer && \
+	  (.venv-peer/bin/pip install -q --retries 0 --index-url https://download.pytorch.org/whl/cpu torch==2.13.0 2>/dev/null || \
+	   .venv-peer/bin/pip install -q torch==2.13.0) && .venv-peer/bin/pip install -q 'transformers>=5.23') || \
 	  (rm -rf .venv-peer && echo "torch and transformers cannot be installed: what needs them is skipped")
 
 clean:

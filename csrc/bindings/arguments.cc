@@ -59,7 +59,7 @@ void* Arguments::mutable_data(const char* name, py::array& a, int rank) const {
   return a.mutable_data();
 }
 
-DType Arguments::storage(const char* name, const py::array& a, int rank) const {
+DType Arguments::storage(const char* name, const py::array& a, int rank, bool written) const {
   const int number = a.dtype().num();
   DType dtype = DType::kFloat32;
   if (number == bfloat16_number())
@@ -71,7 +71,7 @@ DType Arguments::storage(const char* name, const py::array& a, int rank) const {
                          type_name(a.dtype()));
   ATTNEDIT_CHECK(a.flags() & py::array::c_style, op_, name, " must be contiguous in row-major order");
   ATTNEDIT_CHECK(a.ndim() == rank, op_, name, " must have ", rank, " dimensions, got ", a.ndim());
-  note(name, a, false);
+  note(name, a, written);
   return dtype;
 }
 

@@ -44,6 +44,15 @@ class Arguments {
   View<float, 2> out_rows(const char* name, py::array a) const {
     return {static_cast<float*>(mutable_data(name, a)), folded(a)};
   }
+  // (B,T,heads*K) -> (B*T,heads,K)
+  View<const float, 3> head_rows(const char* name, const py::array& a, int64_t heads) const {
+    const auto x = this->heads(name, a, heads);
+    return {x.data, {x.dim(0) * x.dim(1), heads, x.dim(3)}};
+  }
+  View<float, 3> out_head_rows(const char* name, py::array a, int64_t heads) const {
+    const auto y = out_heads(name, a, heads);
+    return {y.data, {y.dim(0) * y.dim(1), heads, y.dim(3)}};
+  }
   // (B,T,heads*K) -> (B,T,heads,K)
   View<const float, 4> heads(const char* name, const py::array& a, int64_t heads) const {
     return {static_cast<const float*>(data(name, a, 3)), split(name, a, heads)};
@@ -74,6 +83,10 @@ class Arguments {
     const DType dtype = storage(name, a, R);
     return {a.data(), dtype, shape<R>(a)};
   }
+  CacheView<3> out_cache(const char* name, py::array a) const {
+    const DType dtype = storage(name, a, 3, true);
+    return {a.mutable_data(), dtype, shape<3>(a)};
+  }
   // (B,S,heads*K) -> (B,S,heads,K)
   WeightView<4> stored_heads(const char* name, const py::array& a, int64_t heads) const {
     const DType dtype = storage(name, a, 3);
@@ -98,7 +111,7 @@ class Arguments {
                    " heads, got ", a.shape(2));
     return {a.shape(0), a.shape(1), heads, a.shape(2) / heads};
   }
-  DType storage(const char* name, const py::array& a, int rank) const;
+  DType storage(const char* name, const py::array& a, int rank, bool written = false) const;
   void check_type(const char* name, const py::array& a, const py::dtype& wanted, const char* wanted_name) const;
   const void* data(const char* name, const py::array& a, int rank = -1, bool written = false) const;
   void* mutable_data(const char* name, py::array& a, int rank = -1) const;

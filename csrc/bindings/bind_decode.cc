@@ -1,6 +1,8 @@
 // Attention over a cache: array -> View, launch; nothing else.
 #include "bindings/arguments.h"
+#include "kernels/cache_store.h"
 #include "kernels/decode_attention.h"
+#include "kernels/mla_absorb.h"
 #include "kernels/mla_decode.h"
 
 namespace attnedit::bindings {
@@ -8,6 +10,21 @@ namespace attnedit::bindings {
 using namespace attnedit::kernels;
 
 void bind_decode(py::module_& m) {
+  m.def("cache_store", [](py::array x, py::array first, int64_t offset, py::array cache) {
+    const Arguments a("cache_store");
+    const auto first_ = a.tokens("first", first);
+    a.launch(keep(first_, cache_store(a.in<3>("x", x), view(first_), offset, a.out_cache("cache", cache))));
+  });
+  m.def("mla_absorb_query", [](py::array q, py::array kv_b, int64_t heads, py::array q_latent, py::array q_rope) {
+    const Arguments a("mla_absorb_query");
+    a.launch(mla_absorb_query(a.head_rows("q", q, heads), a.weight("kv_b", kv_b),
+                              a.out_head_rows("q_latent", q_latent, heads), a.out_head_rows("q_rope", q_rope, heads)));
+  });
+  m.def("mla_absorb_value", [](py::array o_latent, py::array kv_b, int64_t heads, py::array o) {
+    const Arguments a("mla_absorb_value");
+    a.launch(mla_absorb_value(a.head_rows("o_latent", o_latent, heads), a.weight("kv_b", kv_b),
+                              a.out_head_rows("o", o, heads)));
+  });
   m.def("mla_decode", [](py::array q_latent, py::array q_rope, py::array cache, py::array lengths, int64_t heads,
                          float scale, const std::string& compute, py::array o) {
     const Arguments a("mla_decode");

@@ -35,6 +35,16 @@ struct WeightView {
   const void* row(int64_t i) const { return static_cast<const char*>(data) + i * shape[R - 1] * size_of(dtype); }
 };
 
+// A cache of such numbers, which is written.
+template <int R>
+struct CacheView {
+  void* data = nullptr;
+  DType dtype = DType::kFloat32;
+  std::array<int64_t, R> shape{};
+
+  int64_t dim(int axis) const { return shape[axis]; }
+};
+
 // "(4, 64)", for messages.
 template <size_t R>
 std::string to_string(const std::array<int64_t, R>& shape) {

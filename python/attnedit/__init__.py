@@ -13,6 +13,7 @@ from attnedit.compute import compute
 from attnedit.edit import MLA, GateSWA, edit
 from attnedit.evaluate import evaluate
 from attnedit.export import export
+from attnedit.generate import generate
 from attnedit.models import Decoder, load
 from attnedit.profile import profile
 from attnedit.runtime import set_num_threads, show_config
@@ -29,6 +30,7 @@ __all__ = [
     "edit",
     "evaluate",
     "export",
+    "generate",
     "load",
     "profile",
     "set_num_threads",

@@ -45,18 +45,26 @@ def plan(recipe: RecipePath, context: Annotated[int, typer.Option(help="tokens i
 def evaluate(
     student: ModelPath,
     teacher: Annotated[Path, typer.Option(help="the folder to compare with")],
-    text: Annotated[list[Path], typer.Option(help="held-out text files")],
+    text: Annotated[list[Path] | None, typer.Option(help="held-out text files")] = None,
+    decode: Annotated[bool, typer.Option("--decode", help="decoding speed and cache bytes by context")] = False,
     separator: Annotated[str | None, typer.Option(help="between documents")] = None,
     sequence_length: Annotated[
         int | None, typer.Option(help="documents are cut here; default: 2048 or less", min=2)
     ] = None,
 ) -> None:
-    """Compare two models on held-out text: NLL, KL, top-1 agreement. Prints JSON."""
+    """Compare two models: NLL, KL, top-1 agreement on held-out text, or how they decode. Prints JSON."""
     from dataclasses import asdict
 
     import attnedit as ae
     from attnedit.data import Tokenizer, heldout_rows, read_documents
+    from attnedit.evaluate.decode_speed import compare_decoding
 
+    if decode:
+        print(json.dumps(compare_decoding(student, teacher), indent=1))
+    if not text:
+        if not decode:
+            raise ValueError("[evaluate] --text or --decode must be given")
+        return
     documents = read_documents([str(path.absolute()) for path in text], separator, Path())
     models = ae.load(student), ae.load(teacher)
     longest = min(model.config.rope.max_position_embeddings for model in models)
@@ -73,20 +81,39 @@ def evaluate(
 @app.command()
 def generate(
     model: ModelPath,
-    prompt: Annotated[str, typer.Option(help="text to continue")] = "",
-    tokens: Annotated[int, typer.Option(help="how many to add", min=1)] = 100,
+    prompt: Annotated[list[str] | None, typer.Option(help="text to continue; several are a batch")] = None,
+    chat: Annotated[str | None, typer.Option(help="what a user says, for the model's chat template")] = None,
+    system: Annotated[str | None, typer.Option(help="with --chat: the system message")] = None,
+    messages: Annotated[Path | None, typer.Option(help="a conversation: a JSON list of {role, content}")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="how many to add at most", min=1)] = 128,
     temperature: Annotated[float, typer.Option(help="0: greedy")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="sample among the k likeliest tokens; 0: all")] = 0,
+    top_p: Annotated[float, typer.Option(help="among the fewest that have this probability together")] = 1.0,
     seed: Annotated[int, typer.Option(help="for sampling", min=0)] = 0,
+    stop: Annotated[list[str] | None, typer.Option(help="end before this text; several times for several")] = None,
+    stop_token: Annotated[list[str] | None, typer.Option(help="end at this token, by its name")] = None,
+    cache_dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16")] = "float32",
 ) -> None:
-    """Continue a prompt, computing the whole context for every token."""
+    """Continue a prompt, or answer in a chat; the text comes as it is made."""
     import attnedit as ae
-    from attnedit.data import Tokenizer
-    from attnedit.evaluate.generate import generate as continue_
+    from attnedit.data import Tokenizer, read_messages
+    from attnedit.generate import stream
+    from attnedit.generate.show import show
 
+    if sum(given is not None for given in (prompt, chat, messages)) != 1:
+        raise ValueError("[generate] one of --prompt, --chat and --messages must be given")
     tokenizer = Tokenizer(model)
-    decoder = ae.load(model)
-    ids = continue_(decoder, tokenizer.encode_documents([prompt])[0], tokens, temperature, seed)
-    print(tokenizer.decode(ids))
+    conversation = read_messages(messages, chat, system)
+    prompts: list[Any] = [*prompt] if prompt else [tokenizer.apply_chat_template(conversation)]
+    stops: list[str | int] = [*(stop or []), *map(tokenizer.token_id, stop_token or [])]
+    pieces = stream(
+        ae.load(model), prompts, tokenizer, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
+        top_p=top_p, seed=seed, stop=stops, cache_dtype=cache_dtype,
+    )  # fmt: skip
+    try:
+        show(pieces, prompt or [""])
+    except KeyboardInterrupt:
+        sys.exit(130)  # what came so far is on the screen, and there is nothing to continue
 
 
 @app.command()

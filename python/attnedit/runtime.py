@@ -198,6 +198,12 @@ def reset_peak_memory_stats(device: DeviceLike = None) -> None:
     _core.reset_peak_memory_stats(_index(device))
 
 
+def mem_get_info(device: DeviceLike = None) -> tuple[int, int]:
+    """Bytes that are free on the device, and that it has; torch's name."""
+    available, total = _core.memory_info(_index(device))
+    return int(available), int(total)
+
+
 def set_memory_limit(limit: int | None, device: DeviceLike = None) -> None:
     """The most bytes to reserve, or None. Going beyond raises MemoryError, after kept memory was given back in vain."""
     if limit is not None and limit < 0:
@@ -227,7 +233,7 @@ def has_bfloat16_products() -> bool:
 
 def show_config() -> str:
     """What was chosen here: version, device, instruction set, threads. A readable text of several lines."""
-    available, total = (size / 2**30 for size in _core.memory_info(0))
+    available, total = (size / 2**30 for size in mem_get_info(0))
     lines = [
         f"attnedit         {_core.__version__} (numpy {np.__version__})",
         f"backend          {_core.backend_name()}, {'simulated' if is_simulated() else 'hardware'}",

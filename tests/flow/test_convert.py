@@ -305,7 +305,7 @@ def test_plan_info_generate_and_export_run(finished: Path, tmp_path: Path) -> No
     planned = attnedit("plan", finished / "recipe.yaml", "--context", 64)
     assert planned.returncode == 0 and "(-37.5 %)" in planned.stdout, planned.stdout + planned.stderr
     assert "2 MLA" in attnedit("info", finished / "run/student").stdout
-    text = attnedit("generate", finished / "run/student", "--prompt", "the river", "--tokens", 5)
+    text = attnedit("generate", finished / "run/student", "--prompt", "the river", "--max-new-tokens", 5)
     assert text.returncode == 0 and "the river" in text.stdout, text.stderr
     assert_refused(attnedit("generate", finished / "teacher", "--prompt", "a", "--seed", -1), "--seed")
     (tmp_path / "report.json").write_text("{}")

@@ -2,13 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tokenizers
 
+from attnedit.data.chat_template import ChatTemplate
 from attnedit.data.qwen_bpe import byte_level_bpe
 from attnedit.data.rows import Array
 
@@ -25,7 +27,7 @@ class Tokenizer:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        folder = Path(folder)
+        self._folder = folder = Path(folder)
         single, config = folder / "tokenizer.json", folder / "tokenizer_config.json"
         vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
         self._files = [single] if single.is_file() else [vocabulary, merges]
@@ -75,6 +77,27 @@ class Tokenizer:
             for encoding in self._tokenizer.encode_batch_fast(part, add_special_tokens=False):
                 encoded.append(np.array(self._prefix + encoding.ids, np.int32))
         return encoded
+
+    def apply_chat_template(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **more: Any
+    ) -> Array:
+        """A conversation's tokens, int32 [T], as the model's chat template writes it: ChatTemplate.render says how.
+
+        Nothing is put in front: a template writes its own beginning.
+        """
+        text = self._chat_template.render(messages, add_generation_prompt, **more)
+        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
+
+    @cached_property
+    def _chat_template(self) -> ChatTemplate:
+        return ChatTemplate(self._folder, self._config)
+
+    def token_id(self, token: str) -> int:
+        """The id of a token by its text; ValueError where the vocabulary has none."""
+        found: int | None = self._tokenizer.token_to_id(token)
+        if found is None:
+            raise ValueError(f"[tokenizer] token {token!r} is not in the vocabulary")
+        return found
 
     def decode(self, ids: Iterable[int] | Array) -> str:
         """The text of some tokens, special ones left out."""

@@ -1,5 +1,6 @@
 """Decoder: the pre-norm transformer that all families share; what differs between layers is their attention."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -13,6 +14,7 @@ from attnedit.nn import (
     GateSWA,
     GateSWAConfig,
     GQAConfig,
+    LayerCache,
     Linear,
     MLAConfig,
     Module,
@@ -84,8 +86,8 @@ class Block(Module):
         h = ops.add(h, a)
         return ops.add(h, self.mlp(self.post_attention_layernorm(h)))
 
-    def __call__(self, h: Tensor) -> Tensor:
-        return self.after_attention(h, self.self_attn(self.input_layernorm(h)))
+    def __call__(self, h: Tensor, cache: LayerCache | None = None) -> Tensor:
+        return self.after_attention(h, self.self_attn(self.input_layernorm(h), cache))
 
 
 class Decoder(Module):
@@ -104,11 +106,20 @@ class Decoder(Module):
         """[vocab_size, hidden_size]"""
         return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
-    def __call__(self, tokens: Array, features: list[Tensor] | None = None, recompute_blocks: bool = False) -> Tensor:
-        """features collects every block's output; recompute_blocks keeps only these for the way back."""
+    def __call__(
+        self,
+        tokens: Array,
+        features: list[Tensor] | None = None,
+        recompute_blocks: bool = False,
+        caches: Sequence[LayerCache | None] | None = None,
+    ) -> Tensor:
+        """features collects every block's output; recompute_blocks keeps only these for the way back.
+
+        caches, one for each layer, say where the tokens stand: models/cache.py fills them and decodes with them.
+        """
         h = self.embed_tokens(tokens)
-        for block in self.layers:
-            h = recompute(block, h) if recompute_blocks else block(h)
+        for block, cache in zip(self.layers, caches or [None] * len(self.layers), strict=True):
+            h = recompute(block, h) if recompute_blocks else block(h, cache)
             if features is not None:
                 features.append(h)
         return self.norm(h)

@@ -16,7 +16,7 @@ from attnedit.tensor import Array, borrow, tensor
 
 # What some folders store besides weights: computed again here, or by tied heads the embedding itself.
 BUFFERS = (".rotary_emb.inv_freq", "lm_head.weight")
-_NOT_A_FAMILY = {"__init__", "decoder", "hybrid", "keys", "load"}
+_NOT_A_FAMILY = {"__init__", "cache", "decoder", "hybrid", "keys", "load"}
 
 
 def known_model_types() -> list[str]:

@@ -4,6 +4,7 @@ Attribute names are Hugging Face's, so a parameter's path is its tensor name. `u
 an attention, [B, T, hidden_size].
 """
 
+from attnedit.nn.cache import LayerCache, Positions
 from attnedit.nn.gate_swa import GateSWA, GateSWAConfig
 from attnedit.nn.gqa import GQA, GQAConfig
 from attnedit.nn.linear import Embedding, Linear
@@ -21,9 +22,11 @@ __all__ = [
     "GQAConfig",
     "GateSWA",
     "GateSWAConfig",
+    "LayerCache",
     "Linear",
     "MLAConfig",
     "Module",
+    "Positions",
     "RMSNorm",
     "Rope",
     "RopeParameters",

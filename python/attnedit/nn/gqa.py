@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from attnedit import ops
 from attnedit.checked import Epsilon, Even, Length, Size
+from attnedit.nn.cache import LayerCache
 from attnedit.nn.linear import Linear
 from attnedit.nn.module import Module
 from attnedit.nn.rms_norm import RMSNorm
@@ -29,10 +30,18 @@ class GQAConfig:
                 f"got {self.num_key_value_heads}"
             )
 
+    @property
+    def cached_widths(self) -> tuple[int, ...]:
+        """Numbers that a cached token takes: in the array of keys, in that of values."""
+        return (self.num_key_value_heads * self.head_dim,) * 2
+
+    def cached_tokens(self, length: int) -> int:
+        """How many of `length` tokens the cache holds."""
+        return length if self.sliding_window is None else min(length, self.sliding_window)
+
     def cached_numbers(self, length: int) -> int:
         """Numbers in the cache after `length` tokens."""
-        kept = length if self.sliding_window is None else min(length, self.sliding_window)
-        return kept * 2 * self.num_key_value_heads * self.head_dim
+        return self.cached_tokens(length) * sum(self.cached_widths)
 
 
 class GQA(Module):
@@ -47,18 +56,26 @@ class GQA(Module):
         self.q_norm = RMSNorm(c.head_dim, c.norm_eps) if c.qk_norm else None
         self.k_norm = RMSNorm(c.head_dim, c.norm_eps) if c.qk_norm else None
 
-    def attend(self, u: Tensor, gate: Tensor | None = None, activation: str = "sigmoid") -> Tensor:
+    def attend(
+        self, u: Tensor, gate: Tensor | None = None, activation: str = "sigmoid", cache: LayerCache | None = None
+    ) -> Tensor:
         """The heads' outputs side by side, before o_proj: [B, T, num_attention_heads * head_dim]."""
         c = self.config
-        cos, sin = self.rope.tables(u.shape[1])
+        cos, sin = self.rope.tables(u.shape[1]) if cache is None else cache.tables(self.rope)
         q, k, v = self.q_proj(u), self.k_proj(u), self.v_proj(u)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q = ops.rope(q, cos, sin, c.num_attention_heads)
         k = ops.rope(k, cos, sin, c.num_key_value_heads)
         window = c.sliding_window or 0
-        heads = c.num_attention_heads, c.num_key_value_heads
-        return ops.attention(q, k, v, *heads, c.head_dim**-0.5, window, gate, activation)
+        heads, scale = (c.num_attention_heads, c.num_key_value_heads), c.head_dim**-0.5
+        if cache is not None:
+            cache.store(k)
+            cache.store(v, array=1)
+            if cache.decoding:
+                keys, values = cache.arrays
+                return ops.decode_attention(q, keys, values, cache.filled, *heads, scale, gate, activation)
+        return ops.attention(q, k, v, *heads, scale, window, gate, activation)
 
-    def __call__(self, u: Tensor) -> Tensor:
-        return self.o_proj(self.attend(u))
+    def __call__(self, u: Tensor, cache: LayerCache | None = None) -> Tensor:
+        return self.o_proj(self.attend(u, cache=cache))

@@ -4,13 +4,14 @@ Activations are [B, T, width]; heads lie side by side in the last dimension. N b
 """
 
 from attnedit.ops.attention import attention, mla_compress, mla_expand
-from attnedit.ops.decode import decode_attention, mla_decode
+from attnedit.ops.decode import cache_store, decode_attention, mla_absorb_query, mla_absorb_value, mla_decode
 from attnedit.ops.layers import add, embedding, linear, rms_norm, rope, swiglu
 from attnedit.ops.losses import cosine_loss, cross_entropy, fused_kl, fused_mse
 
 __all__ = [
     "add",
     "attention",
+    "cache_store",
     "cosine_loss",
     "cross_entropy",
     "decode_attention",
@@ -18,6 +19,8 @@ __all__ = [
     "fused_kl",
     "fused_mse",
     "linear",
+    "mla_absorb_query",
+    "mla_absorb_value",
     "mla_compress",
     "mla_decode",
     "mla_expand",

@@ -1,8 +1,39 @@
-"""Attention of the newest tokens over a cache: for inference, so nothing is recorded."""
+"""Attention of the newest tokens over a cache: for inference, so nothing is recorded.
+
+Where an activation is [B, T, width] below, any other leading dimensions of the same memory do as well: decoding puts
+the B newest tokens into one row, [1, B, width], for all other layers to treat as neighbours.
+"""
 
 from attnedit import _core
 from attnedit.compute import current_compute
 from attnedit.tensor import Array, Tensor, empty
+
+
+def cache_store(x: Tensor, cache: Array, first: Array, offset: int = 0) -> None:
+    """Puts x [B, T, W] into the columns from offset on of cache [B, S, C], rounded to the cache's type.
+
+    first, int32 [B], is the position of a sequence's first row; position p lies in slot p % S, and of more than S rows
+    the last S are kept. A sequence whose first is negative is left alone.
+    """
+    _core.cache_store(_by_sequence(x, first), first, offset, cache)
+
+
+def mla_absorb_query(q: Tensor, kv_b: Tensor, heads: int, qk_rope_head_dim: int) -> tuple[Tensor, Tensor]:
+    """q [B, T, heads * (Kn + P)] -> q_latent [B, T, heads * R], the part without rotation times W_uk, and q_rope.
+
+    kv_b [heads * (Kn + Kv), R]: per head W_uk, then W_uv. For few rows: the weight is read once for each.
+    """
+    q_latent = empty((*q.shape[:2], heads * kv_b.shape[1]))
+    q_rope = empty((*q.shape[:2], heads * qk_rope_head_dim))
+    _core.mla_absorb_query(q.array, kv_b.array, heads, q_latent.array, q_rope.array)
+    return q_latent, q_rope
+
+
+def mla_absorb_value(o_latent: Tensor, kv_b: Tensor, heads: int, v_head_dim: int) -> Tensor:
+    """o_latent [B, T, heads * R] times W_uv^T -> [B, T, heads * Kv]; kv_b as in mla_absorb_query."""
+    o = empty((*o_latent.shape[:2], heads * v_head_dim))
+    _core.mla_absorb_value(o_latent.array, kv_b.array, heads, o.array)
+    return o
 
 
 def mla_decode(q_latent: Tensor, q_rope: Tensor, cache: Tensor, lengths: Array, heads: int, scale: float) -> Tensor:
@@ -13,7 +44,8 @@ def mla_decode(q_latent: Tensor, q_rope: Tensor, cache: Tensor, lengths: Array, 
     float16. lengths, int32 [B], counts the positions that are filled, the T queries' own included; 0 gives zeros.
     """
     o = empty(q_latent.shape)
-    _core.mla_decode(q_latent.array, q_rope.array, cache.array, lengths, heads, scale, current_compute(), o.array)
+    q, rope, y = (_by_sequence(x, lengths) for x in (q_latent, q_rope, o))
+    _core.mla_decode(q, rope, cache.array, lengths, heads, scale, current_compute(), y)
     return o
 
 
@@ -36,7 +68,12 @@ def decode_attention(
     """
     o = empty((*q.shape[:2], heads * (v.shape[2] // kv_heads)))
     _core.decode_attention(
-        q.array, k.array, v.array, lengths, None if gate is None else gate.array, heads, kv_heads, scale, activation,
-        o.array,
+        _by_sequence(q, lengths), k.array, v.array, lengths, None if gate is None else _by_sequence(gate, lengths),
+        heads, kv_heads, scale, activation, _by_sequence(o, lengths),
     )  # fmt: skip
     return o
+
+
+def _by_sequence(x: Tensor, each: Array) -> Array:
+    """x as [B, T, width]; each has a number for every sequence."""
+    return x.array.reshape(len(each), -1, x.shape[-1])

@@ -10,7 +10,6 @@ from safetensors.numpy import load_file
 
 import attnedit as ae
 from attnedit import ops
-from attnedit.evaluate.generate import generate
 from attnedit.nn import Rope, RopeParameters
 
 
@@ -26,7 +25,9 @@ def test_stories260k_gives_the_golden_logits(material: Path, case: str) -> None:
 def test_stories260k_continues_with_the_golden_tokens(material: Path) -> None:
     model = ae.load(material / "models/stories260K")
     tokens = json.loads((material / "fixtures/stories260K_greedy200.tokens.json").read_text())
-    assert generate(model, np.array(tokens[:1], np.int32), len(tokens) - 1).tolist() == tokens
+    prompts = [np.array(tokens[:n], np.int32) for n in (1, 50)]
+    for prompt, made in zip(prompts, ae.generate(model, prompts, max_new_tokens=len(tokens) - 1), strict=True):
+        assert [*prompt, *made.tokens][: len(tokens)] == tokens
 
 
 def test_weights_are_mapped_not_copied(material: Path) -> None:

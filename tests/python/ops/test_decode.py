@@ -88,6 +88,40 @@ def test_absorbed_latent_attention_is_the_expanded_one(
     np.testing.assert_allclose(got, want, rtol=0, atol=4 * STORED[dtype] * (1 + abs(want).max()))
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(1, 3),  # sequences
+    st.sampled_from([1, 4]),  # heads
+    st.sampled_from([16, 21]),  # R
+    st.sampled_from(sorted(STORED)),
+    st.integers(0, 2**31),
+)
+def test_absorbing_moves_the_expansion(batch: int, heads: int, rank: int, dtype: str, seed: int) -> None:
+    """(W_uk c) . q = c . (W_uk^T q), and W_uv (sum of c) = sum of W_uv c; the batch may lie in one row."""
+    rng, nope, rope, width = np.random.default_rng(seed), 6, 4, 5
+    q, latent = rng.normal(size=(batch, heads, nope + rope)), rng.normal(size=(batch, heads, rank))
+    kv_b = cached(rng.normal(size=(heads * (nope + width), rank)).astype(np.float32), dtype)
+    by_head = np.asarray(kv_b.numpy(), np.float32).reshape(heads, nope + width, rank)
+    q_latent, q_rope = ops.mla_absorb_query(ae.tensor(q.reshape(1, batch, -1)), kv_b, heads, rope)
+    o = ops.mla_absorb_value(ae.tensor(latent.reshape(batch, 1, -1)), kv_b, heads, width)
+    want = np.einsum("bhn,hnr->bhr", q[..., :nope], by_head[:, :nope])
+    np.testing.assert_allclose(q_latent.numpy().reshape(want.shape), want, rtol=0, atol=1e-4)
+    np.testing.assert_array_equal(q_rope.numpy().reshape(batch, heads, rope), q[..., nope:].astype(np.float32))
+    want = np.einsum("bhr,hvr->bhv", latent, by_head[:, nope:])
+    np.testing.assert_allclose(o.numpy().reshape(want.shape), want, rtol=0, atol=1e-4)
+    assert q_latent.shape[:2] == (1, batch) and o.shape[:2] == (batch, 1)
+
+
+@pytest.mark.parametrize("dtype", sorted(STORED))
+def test_storing_rounds_as_numpy_does(dtype: str) -> None:
+    x = np.random.default_rng(0).normal(size=(1, 3, 50)).astype(np.float32)
+    cache = cached(np.zeros((3, 4, 60), np.float32), dtype)
+    ops.cache_store(ae.tensor(x), cache.array, np.array([6, -1, 0], np.int32), offset=10)
+    want = cached(np.zeros((3, 4, 60), np.float32), dtype).array
+    want[0, 2, 10:], want[2, 0, 10:] = cached(x, dtype).array[0, [0, 2]]
+    np.testing.assert_array_equal(cache.numpy(), want)
+
+
 def test_the_cache_says_what_it_wanted() -> None:
     q, cache = ae.tensor(np.zeros((2, 1, 8))), np.zeros((2, 5, 6))
     with pytest.raises(TypeError, match=r"\[mla_decode\] cache must be float32, bfloat16 or float16, got float64"):
@@ -96,5 +130,7 @@ def test_the_cache_says_what_it_wanted() -> None:
         ops.mla_decode(q, q, cached(cache, "float32"), np.array([1, 1]), 4, 1.0)
     with pytest.raises(ValueError, match=r"cache must have shape \(2, 5, 4\), got \(2, 5, 6\)"):
         ops.mla_decode(q, q, cached(cache, "float32"), lengths(1, 1), 4, 1.0)
+    with pytest.raises(ValueError, match=r"\[cache_store\] offset must be in \[0, 2\] for 8 of the 10 columns, got 3"):
+        ops.cache_store(q, np.zeros((2, 5, 10), np.float32), lengths(0, 0), offset=3)
     with pytest.raises(ValueError, match=r"lengths\[1\] must be 0, or at least 1 and at most the cache's 5, got 6"):
         ops.decode_attention(q, *(cached(cache[..., :4], "float32") for _ in "kv"), lengths(1, 6), 4, 2, 1.0)

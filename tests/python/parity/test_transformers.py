@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[parity]'")
 
 import attnedit as ae  # noqa: E402
-from attnedit.evaluate.generate import generate  # noqa: E402
+from attnedit.data import ChatTemplate  # noqa: E402
 from attnedit.models import Decoder  # noqa: E402
 
 ROPES: dict[str, dict[str, Any]] = {
@@ -149,7 +149,8 @@ def test_an_mla_student_is_a_stock_deepseek_v3(tmp_path: Path, rope_type: str, t
     assert_same_logits(student, theirs, tokens)
     prompt = torch.from_numpy(tokens[:1, :9]).long()
     greedy = theirs.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=12, do_sample=False)
-    assert generate(student, tokens[0, :9], 12).tolist() == greedy[0].tolist()
+    (made,) = ae.generate(student, [tokens[0, :9]], max_new_tokens=12)
+    assert [*tokens[0, :9], *made.tokens] == greedy[0].tolist()
 
 
 def test_a_bfloat16_export(tmp_path: Path) -> None:
@@ -165,3 +166,21 @@ def test_a_bfloat16_export(tmp_path: Path) -> None:
         rounded = np.asarray(parameter.numpy(), np.float32).astype(ml_dtypes.bfloat16)
         student.set_parameter(path, ae.tensor(rounded.astype(np.float32)))
     assert_same_logits(student, read_folder(out)[0], tokens)
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+def test_chat_templates_render_alike(tmp_path: Path, thinking: bool) -> None:
+    """transformers' own function on the same template: whitespace, tojson, special tokens, loop controls."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    source = (
+        "{{ bos_token }}\n{%- for m in messages %}\n  {%- if m.role == 'end' %}{% break %}{% endif %}\n"
+        "    {% generation %}{{ m.content | tojson(indent=1) }}{% endgeneration %}\n{% endfor %}\n"
+        "{%- if add_generation_prompt %}{{ '>' if thinking else '' }}{% endif %}"
+    )
+    messages = [{"role": "user", "content": ["<ä&\n>", {"b": 1, "a": None}]}, {"role": "end"}]
+    (theirs,), _ = render_jinja_template(
+        [messages], chat_template=source, add_generation_prompt=True, bos_token="<s>", thinking=thinking
+    )
+    ours = ChatTemplate(tmp_path, {"chat_template": source, "bos_token": "<s>"})
+    assert ours.render(messages, thinking=thinking) == theirs

@@ -1,0 +1,190 @@
+"""Prompts continued token by token: each is cached in one pass, then a token of every sequence at a time."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from attnedit.data import Tokenizer
+from attnedit.generate.sampling import Sampling
+from attnedit.generate.text import TextStream
+from attnedit.models import Cache, Decoder, decode, prefill
+from attnedit.tensor import Array
+
+FinishReason = Literal["eos", "stop", "length"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A token of one sequence, and the text that became certain with it, which may be none."""
+
+    sequence: int
+    token: int
+    text: str
+    finish_reason: FinishReason | None  # why it was the last; None before
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What was added to one prompt."""
+
+    tokens: Array  # int32, the ending token or the stop string's included
+    text: str  # without them; empty where there was no tokenizer
+    finish_reason: FinishReason
+
+
+def generate(
+    model: Decoder,
+    prompts: Sequence[str | Array],
+    tokenizer: Tokenizer | None = None,
+    *,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    stop: Sequence[str | int] = (),
+    cache_dtype: str = "float32",
+) -> list[Generation]:
+    """Continues prompts, each a text or int32 tokens [T] (a chat: `tokenizer.apply_chat_template(messages)`).
+
+    A sequence ends at an end token of the model or the tokenizer, at a string or token of stop, or after
+    max_new_tokens. temperature 0 is greedy; Sampling says what the other options mean. cache_dtype: float32,
+    bfloat16 or float16.
+    Raises ValueError and TypeError for what does not fit the model, MemoryError for a cache that does not fit.
+    """
+    pieces: list[list[Piece]] = [[] for _ in prompts]
+    for piece in stream(
+        model, prompts, tokenizer, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+        seed=seed, stop=stop, cache_dtype=cache_dtype,
+    ):  # fmt: skip
+        pieces[piece.sequence].append(piece)
+    return [
+        Generation(
+            np.array([piece.token for piece in each], np.int32),
+            "".join(piece.text for piece in each),
+            each[-1].finish_reason or "length",
+        )
+        for each in pieces
+    ]
+
+
+def stream(
+    model: Decoder,
+    prompts: Sequence[str | Array],
+    tokenizer: Tokenizer | None = None,
+    *,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    stop: Sequence[str | int] = (),
+    cache_dtype: str = "float32",
+) -> Iterator[Piece]:
+    """`generate` as it goes: a Piece for every token of every sequence. Who stops early has what came so far."""
+    sampling = Sampling(temperature, top_k, top_p, seed)
+    if max_new_tokens < 1:
+        raise ValueError(f"[generate] max_new_tokens must be at least 1, got {max_new_tokens}")
+    ids = _tokens(model, prompts, tokenizer, max_new_tokens)
+    ends = _end_tokens(model, tokenizer)
+    stops = _stop_tokens(stop, model, tokenizer)
+    strings = [text for text in stop if isinstance(text, str)]
+    cache = Cache(model.config, len(ids), max(map(len, ids)) + max_new_tokens, cache_dtype)
+    sequences = [
+        _Sequence(i, prompt, sampling, max_new_tokens, ends, stops, tokenizer, strings) for i, prompt in enumerate(ids)
+    ]
+    return _pieces(model, ids, cache, sequences)
+
+
+def _pieces(model: Decoder, prompts: list[Array], cache: Cache, sequences: list["_Sequence"]) -> Iterator[Piece]:
+    for i, (sequence, prompt) in enumerate(zip(sequences, prompts, strict=True)):
+        yield sequence.take(prefill(model, cache, i, prompt))
+    while any(sequence.active for sequence in sequences):
+        active = np.array([sequence.active for sequence in sequences])
+        logits = decode(model, cache, np.array([sequence.token for sequence in sequences], np.int32), active)
+        for sequence in (each for each in sequences if each.active):
+            yield sequence.take(logits[sequence.index])
+
+
+class _Sequence:
+    """What is particular to a sequence while it grows."""
+
+    def __init__(
+        self, index: int, prompt: Array, sampling: Sampling, room: int, ends: set[int], stops: set[int],
+        tokenizer: Tokenizer | None, strings: Sequence[str],
+    ) -> None:  # fmt: skip
+        self.index, self.sampling, self.room, self.ends, self.stops = index, sampling, room, ends, stops
+        self.generator = sampling.generator(index)
+        self.text = None if tokenizer is None else TextStream(tokenizer, prompt, strings)
+        self.active, self.token = True, 0
+
+    def take(self, logits: Array) -> Piece:
+        self.token = self.sampling.choose(logits, self.generator)
+        self.room -= 1
+        reason: FinishReason | None = "length" if self.room == 0 else None
+        if self.token in self.stops:
+            reason = "stop"
+        elif self.token in self.ends:
+            reason = "eos"
+        text = ""
+        if self.text is not None:
+            if reason in (None, "length"):
+                text = self.text.push(self.token)
+            if self.text.stopped:
+                reason = "stop"
+            elif reason is not None:
+                text += self.text.finish()
+                reason = "stop" if self.text.stopped else reason
+        self.active = reason is None
+        return Piece(self.index, self.token, text, reason)
+
+
+def _tokens(model: Decoder, prompts: Sequence[str | Array], tokenizer: Tokenizer | None, new: int) -> list[Array]:
+    """Every prompt as int32 [T], checked."""
+    if isinstance(prompts, str) or len(prompts) == 0:
+        raise ValueError(f"[generate] prompts must be a list of at least one prompt, got {prompts!r}")
+    longest, size, checked = model.config.rope.max_position_embeddings, model.config.vocab_size, []
+    for i, prompt in enumerate(prompts):
+        if isinstance(prompt, str):
+            if tokenizer is None:
+                raise ValueError(f"[generate] prompt {i} is text, so a tokenizer must be given, got none")
+            prompt = tokenizer.encode_documents([prompt])[0]
+        ids = np.asarray(prompt)
+        if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
+            raise ValueError(f"[generate] prompt {i} must be whole numbers [T], got {ids.dtype} {list(ids.shape)}")
+        if len(ids) < 1:
+            raise ValueError(f"[generate] prompt {i} must have at least one token, got none")
+        if len(ids) + new > longest:
+            raise ValueError(
+                f"[generate] prompt {i} and new tokens must fit max_position_embeddings {longest}, "
+                f"got {len(ids)} + {new}"
+            )
+        if not 0 <= ids.min() <= ids.max() < size:
+            raise ValueError(
+                f"[generate] prompt {i} must have tokens from 0 to {size - 1}, got {ids.min()} to {ids.max()}"
+            )
+        checked.append(ids.astype(np.int32))
+    return checked
+
+
+def _end_tokens(model: Decoder, tokenizer: Tokenizer | None) -> set[int]:
+    """Chat models end a turn with the tokenizer's eos_token, base models a text with the configuration's."""
+    named = model.config.eos_token_id
+    ends = set(named if isinstance(named, list) else [] if named is None else [named])
+    return ends | ({tokenizer.eos_id} if tokenizer is not None and tokenizer.eos_id is not None else set())
+
+
+def _stop_tokens(stop: Sequence[str | int], model: Decoder, tokenizer: Tokenizer | None) -> set[int]:
+    """The tokens among stop, once all of it is known to be good."""
+    if isinstance(stop, str):
+        raise ValueError(f"[generate] stop must be a list of strings and tokens, got {stop!r}")
+    size = model.config.vocab_size
+    for each in stop:
+        if isinstance(each, str) and (not each or tokenizer is None):
+            wanted = "must not be empty" if not each else "needs a tokenizer"
+            raise ValueError(f"[generate] the stop string {each!r} {wanted}")
+        if not isinstance(each, str) and not 0 <= each < size:
+            raise ValueError(f"[generate] a stop token must be from 0 to {size - 1}, got {each}")
+    return {int(each) for each in stop if not isinstance(each, str)}

@@ -1,0 +1,192 @@
+"""Generation as people call it: batches, ends, stops, streaming, and what it refuses."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny import random_decoder, tiny_config, words, write_teacher
+
+import attnedit as ae
+from attnedit import cli, ops
+from attnedit.data import Tokenizer
+from attnedit.generate import generate, stream
+from attnedit.models import Decoder
+from attnedit.nn import GateSWAConfig, GQAConfig, MLAConfig
+
+MIXED = (GQAConfig(4, 2, 8), MLAConfig(4, 12, 6, 4, 8), GateSWAConfig(4, 2, 8, sliding_window=3))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_teacher(tmp_path_factory.mktemp("teacher") / "teacher", words(20, 0))
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Decoder:
+    return ae.load(folder)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> Tokenizer:
+    return Tokenizer(folder)
+
+
+def prompts_of(*lengths: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(1)
+    return [rng.integers(1, 37, n).astype(np.int32) for n in lengths]
+
+
+def test_greedy_is_the_likeliest_token_of_whole_passes() -> None:
+    model = random_decoder(tiny_config(attention=MIXED))
+    prompts = prompts_of(1, 9, 4)
+    for prompt, made in zip(prompts, generate(model, prompts, max_new_tokens=12), strict=True):
+        ids = prompt
+        for token in made.tokens:
+            assert int(model.logits(ids[None]).numpy()[0, -1].argmax()) == token
+            ids = np.append(ids, token).astype(np.int32)
+        assert made.finish_reason == "length" and len(made.tokens) == 12 and made.text == ""
+
+
+def test_a_sequence_draws_the_same_whatever_its_neighbours() -> None:
+    model = random_decoder(tiny_config(attention=MIXED))
+    options: dict[str, Any] = {"temperature": 1.5, "top_k": 20, "top_p": 0.9, "max_new_tokens": 10}
+    first, second = prompts_of(5, 8)
+    alone = generate(model, [first], seed=3, **options)[0].tokens
+    np.testing.assert_array_equal(generate(model, [first, second], seed=3, **options)[0].tokens, alone)
+    assert generate(model, [first], seed=4, **options)[0].tokens.tolist() != alone.tolist()
+    same = generate(model, [first, first], seed=3, **options)
+    assert same[0].tokens.tolist() != same[1].tokens.tolist()  # each draws for itself
+
+
+def test_end_and_stop_tokens_end_their_own_sequence() -> None:
+    prompts = prompts_of(5, 8)
+    free = generate(random_decoder(tiny_config(attention=MIXED)), prompts, max_new_tokens=12)
+    end = int(free[0].tokens[3])
+    until = list(free[0].tokens).index(end) + 1
+    ending = random_decoder(tiny_config(attention=MIXED, eos_token_id=[36, end]))
+    assert end not in free[1].tokens, "choose another seed"
+    for made, reason in (
+        (generate(ending, prompts, max_new_tokens=12), "eos"),
+        (generate(random_decoder(tiny_config(attention=MIXED)), prompts, max_new_tokens=12, stop=[end]), "stop"),
+    ):
+        assert made[0].tokens.tolist() == free[0].tokens[:until].tolist() and made[0].finish_reason == reason
+        assert made[1].tokens.tolist() == free[1].tokens.tolist() and made[1].finish_reason == "length"
+
+
+def test_text_comes_in_pieces_and_ends_before_a_stop_string(model: Decoder, tokenizer: Tokenizer) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 30, "temperature": 1.0, "seed": 6}
+    (whole,) = generate(model, ["the river"], tokenizer, **options)
+    pieces = list(stream(model, ["the river"], tokenizer, **options))
+    assert "".join(piece.text for piece in pieces) == whole.text
+    assert [piece.token for piece in pieces] == whole.tokens.tolist()
+    assert [piece.finish_reason for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
+    stop = whole.text[7:12]
+    at = whole.text.find(stop)
+    (made,) = generate(model, ["the river"], tokenizer, stop=["not in it", stop], **options)
+    assert made.text == whole.text[:at] and made.finish_reason == "stop"
+    assert made.tokens.tolist() == whole.tokens[: len(made.tokens)].tolist()
+
+
+def test_who_stops_early_has_what_came_so_far(model: Decoder, tokenizer: Tokenizer) -> None:
+    whole = generate(model, ["the river"], tokenizer, max_new_tokens=20)[0]
+    begun = stream(model, ["the river"], tokenizer, max_new_tokens=20)
+    got = [next(begun) for _ in range(7)]
+    assert [piece.token for piece in got] == whole.tokens[:7].tolist()
+    assert whole.text.startswith("".join(piece.text for piece in got))
+
+
+@pytest.mark.parametrize(
+    ("prompts", "changes", "message"),
+    [
+        ([], {}, r"prompts must be a list of at least one prompt, got \[\]"),
+        ("the", {}, "prompts must be a list of at least one prompt, got 'the'"),
+        (["the"], {"tokenizer": None}, "prompt 0 is text, so a tokenizer must be given, got none"),
+        ([[1], []], {}, "prompt 1 must have at least one token, got none"),
+        ([[1, 300]], {}, "prompt 0 must have tokens from 0 to 299, got 1 to 300"),
+        ([[0.5]], {}, r"prompt 0 must be whole numbers \[T\], got float64 \[1\]"),
+        ([[1] * 60], {"max_new_tokens": 5}, "prompt 0 and new tokens must fit max_position_embeddings 64, got 60 + 5"),
+        ([[1]], {"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
+        ([[1]], {"stop": "abc"}, "stop must be a list of strings and tokens, got 'abc'"),
+        ([[1]], {"stop": [""]}, "the stop string '' must not be empty"),
+        ([[1]], {"stop": ["a"], "tokenizer": None}, "the stop string 'a' needs a tokenizer"),
+        ([[1]], {"stop": [300]}, "a stop token must be from 0 to 299, got 300"),
+        ([[1]], {"cache_dtype": "int4"}, "dtype must be one of float32, bfloat16, float16, got 'int4'"),
+        ([[1]], {"temperature": -1.0}, "temperature must be at least 0"),
+    ],
+)
+def test_it_refuses_by_name(
+    model: Decoder, tokenizer: Tokenizer, prompts: Any, changes: dict[str, Any], message: str
+) -> None:
+    options: dict[str, Any] = {"tokenizer": tokenizer, "max_new_tokens": 3} | changes
+    with pytest.raises(ValueError, match=message.replace("+", r"\+")):
+        stream(model, prompts, **options)
+
+
+def test_a_cache_beyond_the_memory_is_refused_before_anything_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_decoder(tiny_config())
+    monkeypatch.setattr(ae.runtime, "mem_get_info", lambda: (1000, 10**9))
+    with pytest.raises(MemoryError, match="the cache of 2 x 13 tokens in float32 must fit the memory that is free"):
+        stream(model, prompts_of(3, 2), max_new_tokens=10)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(cli.sys, "argv", ["attnedit", *map(str, arguments)])
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_the_command_shows_what_came_before_it_was_interrupted(
+    folder: Path, model: Decoder, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    whole = generate(model, ["the river"], tokenizer, max_new_tokens=20)[0].text
+    assert run(monkeypatch, "generate", folder, "--prompt", "the river", "--max-new-tokens", 20) == 0
+    assert capsys.readouterr().out == f"the river{whole}\n"
+    calls, linear = [], ops.linear
+
+    def interrupted(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) > 200:
+            raise KeyboardInterrupt
+        return linear(*arguments)
+
+    monkeypatch.setattr(ops, "linear", interrupted)
+    assert run(monkeypatch, "generate", folder, "--prompt", "the river", "--max-new-tokens", 20) == 130
+    shown = capsys.readouterr()
+    assert shown.out.startswith("the river") and f"the river{whole}".startswith(shown.out.removesuffix("\n"))
+    assert 9 < len(shown.out) < len(whole) and shown.err == ""
+
+
+def test_the_command_refuses_in_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, message in (
+        ((), "[generate] one of --prompt, --chat and --messages must be given"),
+        (("--prompt", "a", "--stop-token", "<|no|>"), "[tokenizer] token '<|no|>' is not in the vocabulary"),
+        (("--chat", "hello"), f"[chat template] {folder} must hold chat_template.jinja"),
+    ):
+        assert run(monkeypatch, "generate", folder, *arguments) == 2
+        told = capsys.readouterr().err
+        assert told.startswith(f"attnedit: {message}") and told.count("\n") == 1
+
+
+def test_the_command_chats(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talking = shutil.copytree(folder, tmp_path / "talking")
+    (talking / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}>")
+    assert run(monkeypatch, "generate", talking, "--chat", "the tree", "--system", "a", "--max-new-tokens", 5) == 0
+    ids = Tokenizer(folder)._tokenizer.encode("system: a\nuser: the tree\n>", add_special_tokens=False).ids
+    assert (
+        capsys.readouterr().out == generate(ae.load(folder), [ids], Tokenizer(folder), max_new_tokens=5)[0].text + "\n"
+    )
+    (tmp_path / "talk.json").write_text('[{"role": "user", "content": "the tree"}]')
+    assert run(monkeypatch, "generate", talking, "--messages", tmp_path / "talk.json", "--max-new-tokens", 5) == 0
+    (tmp_path / "talk.json").write_text("{")
+    assert run(monkeypatch, "generate", talking, "--messages", tmp_path / "talk.json") == 2
+    assert "talk.json must be JSON" in capsys.readouterr().err
