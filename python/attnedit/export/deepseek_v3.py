@@ -15,6 +15,8 @@ def refuse(config: DecoderConfig) -> str | None:
         return "every layer must be MLA"
     if len(set(config.attention)) > 1:
         return "all layers must have the same MLA dimensions"
+    if config.moe is not None:
+        return "the MLP must be dense, without experts"
     if config.mlp_bias:
         return "the MLP must have no bias"
     return None

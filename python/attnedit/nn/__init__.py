@@ -10,6 +10,7 @@ from attnedit.nn.linear import Embedding, Linear
 from attnedit.nn.mla import MLA, MLAConfig
 from attnedit.nn.mlp import MLP
 from attnedit.nn.module import Module
+from attnedit.nn.moe import MoE, MoEConfig
 from attnedit.nn.rms_norm import RMSNorm
 from attnedit.nn.rope import Rope, RopeParameters
 
@@ -23,6 +24,8 @@ __all__ = [
     "GateSWAConfig",
     "Linear",
     "MLAConfig",
+    "MoE",
+    "MoEConfig",
     "Module",
     "RMSNorm",
     "Rope",

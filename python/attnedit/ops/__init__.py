@@ -7,20 +7,24 @@ from attnedit.ops.attention import attention, mla_compress, mla_expand
 from attnedit.ops.decode import decode_attention, mla_decode
 from attnedit.ops.layers import add, embedding, linear, rms_norm, rope, swiglu
 from attnedit.ops.losses import cosine_loss, cross_entropy, fused_kl, fused_mse
+from attnedit.ops.moe import Routes, experts, moe_route
 
 __all__ = [
+    "Routes",
     "add",
     "attention",
     "cosine_loss",
     "cross_entropy",
     "decode_attention",
     "embedding",
+    "experts",
     "fused_kl",
     "fused_mse",
     "linear",
     "mla_compress",
     "mla_decode",
     "mla_expand",
+    "moe_route",
     "rms_norm",
     "rope",
     "swiglu",

@@ -49,7 +49,10 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_fr
         (GOOD | {"rope_scaling": {"rope_type": ["x"]}}, "rope_type must be one of default, linear, llama3, yarn"),
         (GOOD | {"rope_scaling": LLAMA3}, "high_freq_factor must be greater than low_freq_factor 4.0, got 1.0"),
         ({k: v for k, v in GOOD.items() if k != "vocab_size"}, "vocab_size is missing"),
-        (GOOD | {"model_type": {}}, "model_type must be one of attnedit, deepseek_v3, llama, qwen2, qwen3, got {}"),
+        (
+            GOOD | {"model_type": {}},
+            "model_type must be one of attnedit, deepseek_v3, llama, qwen2, qwen3, qwen3_moe, got {}",
+        ),
         ({k: v for k, v in EDITED.items() if k != "attention"}, "attention is missing"),
         (EDITED | {"num_hidden_layers": 2}, "attention must have num_hidden_layers 2 entries, got 1"),
         (EDITED | {"attention": [{"type": "mla"}]}, r"attention[0]: num_attention_heads is missing"),
