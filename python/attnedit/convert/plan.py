@@ -106,7 +106,6 @@ def plan(recipe: Recipe) -> Plan:
         forward_flops(source, i, length, mlp=False) + 3 * forward_flops(target, i, length, mlp=False) for i in edited
     )
     fixed = weights + scratch_bytes(source)
-    experts = 4 * experts_numbers(source)  # bytes a token, in one layer at a time
     measured = calibration_tokens(recipe.target, source)
     activations = 2 * recipe.layerwise.tokens * source.hidden_size * 4
     return Plan(
@@ -124,13 +123,16 @@ def plan(recipe: Recipe) -> Plan:
         + 20 * max(new.values(), default=0)
         + max(
             first.micro_rows * length * 4 * max((saved_numbers(target, i) for i in edited), default=0),
-            experts * max(MICRO_BATCH_TOKENS, length),  # the teacher's, between two layers
+            4 * experts_numbers(source) * max(MICRO_BATCH_TOKENS, length),  # the teacher's, between two layers
         ),
-        modelwise_memory=fixed + 20 * trained + kept + experts * second.micro_rows * length,
+        modelwise_memory=fixed
+        + 20 * trained
+        + kept
+        + 4 * experts_numbers(source, backward=True) * second.micro_rows * length,
         # A forward pass that keeps nothing holds somewhat over half of what the tape would keep of one block.
         edit_memory=fixed
         + 4 * attention
-        + experts * max(measured, length)
+        + 4 * experts_numbers(source) * max(measured, length)
         + int(0.6 * 4 * max(measured, length) * max(saved_numbers(source, i) for i in layers)),
         disk=activations + 4 * student.num_parameters() + 12 * (attention + trained),
         activations=activations,
@@ -181,14 +183,16 @@ def calibration_tokens(target: MLA | GateSWA, source: DecoderConfig) -> int:
 def scratch_bytes(config: DecoderConfig) -> int:
     """The largest kernels' scratch: the losses' blocks of 512 tokens x 768 logits, packed operands, a product's."""
     hidden = config.hidden_size
-    grouped = 0 if config.moe is None else 3 * get_num_threads()  # MiB: a part of an expert's weight for every thread
-    return 4 * (3 * 512 * 768 + 768 * hidden + 3 * 512 * hidden) + ((4 + grouped) << 20)
+    # of every thread that multiplies by an expert: 256 columns of its weight and 1,024 rows, 512 deep
+    depth = 0 if config.moe is None else min(512, max(hidden, config.moe.moe_intermediate_size))
+    grouped = get_num_threads() * (256 + 1024) * depth
+    return 4 * (3 * 512 * 768 + 768 * hidden + 3 * 512 * hidden + grouped) + (4 << 20)
 
 
-def experts_numbers(config: DecoderConfig) -> int:
-    """float32 numbers per token that a layer's experts hold while they compute, on the way back at most."""
-    moe = config.moe
-    return 0 if moe is None else moe.num_experts_per_tok * (config.hidden_size + 4 * moe.moe_intermediate_size)
+def experts_numbers(config: DecoderConfig, backward: bool = False) -> int:
+    """float32 numbers per token that one layer's experts hold, besides what the tape keeps, while they compute."""
+    moe, widths = config.moe, 4 if backward else 2
+    return 0 if moe is None else moe.num_experts_per_tok * (config.hidden_size + widths * moe.moe_intermediate_size)
 
 
 def saved_numbers(config: DecoderConfig, layer: int) -> int:
