@@ -57,9 +57,9 @@ def ours(case: Case, x: Mapping[str, Array]) -> Run:
         answers["dx"] = empty(*x["x"].shape)
 
     def run() -> Mapping[str, Array]:
-        _core.grouped_gemm_forward(x["x"], x["offsets"], weights, answers["y"])
+        _core.grouped_gemm_forward(x["x"], x["offsets"], weights, answers["y"], "float32")
         if case.backward:
-            _core.grouped_gemm_input_backward(x["dy"], x["offsets"], weights, False, answers["dx"])
+            _core.grouped_gemm_input_backward(x["dy"], x["offsets"], weights, False, answers["dx"], "float32")
         return answers
 
     return run

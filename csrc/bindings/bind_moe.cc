@@ -35,23 +35,24 @@ void bind_moe(py::module_& m) {
     a.launch(moe_weigh_backward(a.rows("h", h), a.rows("weights", weights), a.indices("slots", slots),
                                 a.out_rows("dh", dh), a.out_rows("dweights", dweights)));
   });
-  m.def("grouped_gemm_forward", [](py::array x, py::array offsets, const std::vector<py::array>& weights, py::array y) {
+  m.def("grouped_gemm_forward", [](py::array x, py::array offsets, const std::vector<py::array>& weights, py::array y,
+                                   const std::string& compute) {
     const Arguments a("grouped_gemm");
     const auto y_ = a.out_rows("y", y);
     const auto x_ = a.rows("x", x);
     const Workspace scratch(grouped_gemm_workspace(x_.dim(1), y_.dim(1)));
-    a.launch(
-        grouped_gemm_forward(x_, a.indices("offsets", offsets), a.weights("weights", weights), y_, scratch.view()));
+    a.launch(grouped_gemm_forward(x_, a.indices("offsets", offsets), a.weights("weights", weights), y_, scratch.view(),
+                                  compute_of("grouped_gemm", compute)));
   });
-  m.def("grouped_gemm_input_backward",
-        [](py::array dy, py::array offsets, const std::vector<py::array>& weights, bool accumulate, py::array dx) {
-          const Arguments a("grouped_gemm_backward");
-          const auto dx_ = a.out_rows("dx", dx);
-          const auto dy_ = a.rows("dy", dy);
-          const Workspace scratch(grouped_gemm_workspace(dx_.dim(1), dy_.dim(1)));
-          a.launch(grouped_gemm_input_backward(dy_, a.indices("offsets", offsets), a.weights("weights", weights),
-                                               accumulate, dx_, scratch.view()));
-        });
+  m.def("grouped_gemm_input_backward", [](py::array dy, py::array offsets, const std::vector<py::array>& weights,
+                                          bool accumulate, py::array dx, const std::string& compute) {
+    const Arguments a("grouped_gemm_backward");
+    const auto dx_ = a.out_rows("dx", dx);
+    const auto dy_ = a.rows("dy", dy);
+    const Workspace scratch(grouped_gemm_workspace(dx_.dim(1), dy_.dim(1)));
+    a.launch(grouped_gemm_input_backward(dy_, a.indices("offsets", offsets), a.weights("weights", weights), accumulate,
+                                         dx_, scratch.view(), compute_of("grouped_gemm_backward", compute)));
+  });
 }
 
 }  // namespace attnedit::bindings

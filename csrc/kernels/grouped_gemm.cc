@@ -56,7 +56,7 @@ void each_block(View<const int32_t, 1> offsets, int64_t columns, int64_t floats,
 int64_t grouped_gemm_workspace(int64_t I, int64_t O) { return num_threads() * floats_a_worker(I, O); }
 
 Task grouped_gemm_forward(View<const float, 2> x, View<const int32_t, 1> offsets, std::vector<WeightView<2>> weights,
-                          View<float, 2> y, View<float, 1> workspace) {
+                          View<float, 2> y, View<float, 1> workspace, Compute compute) {
   check("grouped_gemm", offsets, weights, workspace);
   const int64_t N = x.dim(0), O = weights[0].dim(0), I = weights[0].dim(1);
   ATTNEDIT_CHECK(x.dim(1) == I, "grouped_gemm", "x must have shape (", N, ", ", I, "), got ", to_string(x.shape));
@@ -64,10 +64,18 @@ Task grouped_gemm_forward(View<const float, 2> x, View<const int32_t, 1> offsets
                  to_string(y.shape));
   return Task([=] {
            check_offsets("grouped_gemm", offsets, N);
+           const auto few_rows = [&](int64_t n, int64_t rows, int64_t e, float* scratch) {
+             gemm_forward({x.data + n * I, {rows, I}}, weights[e], {}, {y.data + n * O, {rows, O}},
+                          {scratch, {floats_a_worker(I, O)}}, compute)();
+           };
            each_block(offsets, O, floats_a_worker(I, O), workspace.data,
                       [&](int64_t e, int64_t n, int64_t rows, int64_t j, int64_t columns, float* scratch) {
-                        gemm(rows, columns, I, 1, {x.data + n * I, I, 1}, transposed_rows(weights[e], j), false,
-                             y.data + n * O + j, O, scratch);
+                        if (rows <= kFewRows) {
+                          if (j == 0) few_rows(n, rows, e, scratch);
+                          return;
+                        }
+                        gemm(rows, columns, I, 1, {x.data + n * I, I, 1}, transposed_rows(weights[e], j), compute,
+                             false, y.data + n * O + j, O, scratch);
                       });
          })
       .needing(2.0 * N * I * O);
@@ -75,7 +83,7 @@ Task grouped_gemm_forward(View<const float, 2> x, View<const int32_t, 1> offsets
 
 Task grouped_gemm_input_backward(View<const float, 2> dy, View<const int32_t, 1> offsets,
                                  std::vector<WeightView<2>> weights, bool accumulate, View<float, 2> dx,
-                                 View<float, 1> workspace) {
+                                 View<float, 1> workspace, Compute compute) {
   check("grouped_gemm_backward", offsets, weights, workspace);
   const int64_t N = dy.dim(0), O = weights[0].dim(0), I = weights[0].dim(1);
   ATTNEDIT_CHECK(dy.dim(1) == O, "grouped_gemm_backward", "dy must have shape (", N, ", ", O, "), got ",
@@ -84,13 +92,13 @@ Task grouped_gemm_input_backward(View<const float, 2> dy, View<const int32_t, 1>
                  to_string(dx.shape));
   return Task([=] {
            check_offsets("grouped_gemm_backward", offsets, N);
-           each_block(
-               offsets, I, floats_a_worker(I, O), workspace.data,
-               [&](int64_t e, int64_t n, int64_t rows, int64_t i, int64_t columns, float* scratch) {
-                 RightOperand b = plain_rows(weights[e], 0);
-                 b.data = static_cast<const char*>(b.data) + i * size_of(b.dtype);
-                 gemm(rows, columns, O, 1, {dy.data + n * O, O, 1}, b, accumulate, dx.data + n * I + i, I, scratch);
-               });
+           each_block(offsets, I, floats_a_worker(I, O), workspace.data,
+                      [&](int64_t e, int64_t n, int64_t rows, int64_t i, int64_t columns, float* scratch) {
+                        RightOperand b = plain_rows(weights[e], 0);
+                        b.data = static_cast<const char*>(b.data) + i * size_of(b.dtype);
+                        gemm(rows, columns, O, 1, {dy.data + n * O, O, 1}, b, compute, accumulate, dx.data + n * I + i,
+                             I, scratch);
+                      });
          })
       .needing(2.0 * N * I * O);
 }

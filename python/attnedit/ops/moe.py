@@ -7,6 +7,7 @@ import numpy as np
 
 from attnedit import _core
 from attnedit.autograd import record
+from attnedit.compute import current_compute
 from attnedit.tensor import Array, Tensor, empty
 
 
@@ -55,10 +56,11 @@ def experts(x: Tensor, routes: Routes, gate: Sequence[Tensor], up: Sequence[Tens
     """
     gates, ups, downs = ([w.array for w in weights] for weights in (gate, up, down))
     weights, count, width = routes.weights, routes.slots.size, gate[0].shape[0]
+    compute = current_compute()
 
     def each(rows: Array, matrices: list[Array]) -> Array:
         y: Array = _core.empty((count, matrices[0].shape[0]), x.dtype)
-        _core.grouped_gemm_forward(rows, routes.offsets, matrices, y)
+        _core.grouped_gemm_forward(rows, routes.offsets, matrices, y, compute)
         return y
 
     def gathered(values: Array) -> Array:
@@ -81,15 +83,15 @@ def experts(x: Tensor, routes: Routes, gate: Sequence[Tensor], up: Sequence[Tens
         assert grads[0] is not None
         h = activated()
         dh, dopened, draised = (_core.empty(h.shape, h.dtype) for _ in range(3))
-        _core.grouped_gemm_input_backward(gathered(grads[0]), routes.offsets, downs, False, dh)
+        _core.grouped_gemm_input_backward(gathered(grads[0]), routes.offsets, downs, False, dh, compute)
         dweights: Array = _core.empty(weights.shape, weights.dtype)
         _core.moe_weigh_backward(h, weights.array, routes.slots, dh, dweights)
         if not x.requires_grad:
             return (None, dweights)
         _core.swiglu_backward(dh, opened, raised, dopened, draised)
         drows, dx = _core.empty((count, x.shape[-1]), x.dtype), _core.empty(x.shape, x.dtype)
-        _core.grouped_gemm_input_backward(dopened, routes.offsets, gates, False, drows)
-        _core.grouped_gemm_input_backward(draised, routes.offsets, ups, True, drows)
+        _core.grouped_gemm_input_backward(dopened, routes.offsets, gates, False, drows, compute)
+        _core.grouped_gemm_input_backward(draised, routes.offsets, ups, True, drows, compute)
         _core.moe_combine(drows, routes.rows, None, dx)
         return (dx, dweights)
 

@@ -4,6 +4,7 @@
 
 #include <numeric>
 
+#include "support/factors.h"
 #include "support/oracle.h"
 #include "support/stored.h"
 
@@ -55,61 +56,80 @@ class GroupedGemm : public ::testing::TestWithParam<Shape> {
     }
   }
   View<const int32_t, 1> offsets_view() const { return {offsets.data(), {int64_t(offsets.size())}}; }
-  std::vector<float> forward() const {
+  std::vector<float> forward(Compute compute) const {
     std::vector<float> y(N * O, 7.f), scratch(grouped_gemm_workspace(I, O), NAN);
     grouped_gemm_forward(in<2>(x, {N, I}), offsets_view(), weights, out<2>(y, {N, O}),
-                         out<1>(scratch, {int64_t(scratch.size())}))();
+                         out<1>(scratch, {int64_t(scratch.size())}), compute)();
     return y;
   }
-  std::vector<float> backward(bool accumulate, float before) const {
+  std::vector<float> backward(Compute compute, bool accumulate, float before) const {
     std::vector<float> dx(N * I, before), scratch(grouped_gemm_workspace(I, O), NAN);
     grouped_gemm_input_backward(in<2>(dy, {N, O}), offsets_view(), weights, accumulate, out<2>(dx, {N, I}),
-                                out<1>(scratch, {int64_t(scratch.size())}))();
+                                out<1>(scratch, {int64_t(scratch.size())}), compute)();
     return dx;
   }
 };
 
 TEST_P(GroupedGemm, ForwardMatchesReference) {
-  const auto want = grouped(lift<double>(x), rows, numbers, I, O);
-  on_every_isa([&] { expect_close(forward(), want, 1e-4, "y"); });
+  for (const Compute compute : kComputes) {
+    // A few rows are multiplied as they lie, in float32: the weight's bytes are the cost.
+    const auto used = [&](int32_t count) {
+      return count <= 8 && GetParam().dtype != DType::kFloat16 ? Compute::kFloat32 : compute;
+    };
+    std::vector<float> factors_x;
+    std::vector<std::vector<float>> factors_w;
+    for (size_t e = 0; e < rows.size(); ++e) {
+      const auto part = factors(used(rows[e]), {x.begin() + offsets[e] * I, x.begin() + offsets[e + 1] * I});
+      factors_x.insert(factors_x.end(), part.begin(), part.end());
+      factors_w.push_back(factors(used(rows[e]), numbers[e]));
+    }
+    const auto want = grouped(lift<double>(factors_x), rows, factors_w, I, O);
+    on_every_isa([&] { expect_close(forward(compute), want, 1e-4, "y"); });
+  }
 }
 
 // The transposed product; its own oracle is the complex step, where the shape is small.
 TEST_P(GroupedGemm, BackwardMatchesReference) {
-  std::vector<double> want;
-  int64_t n = 0;
-  for (size_t e = 0; e < rows.size(); ++e)
-    for (int32_t row = 0; row < rows[e]; ++row, ++n)
-      for (int64_t i = 0; i < I; ++i) {
-        double sum = 0;
-        for (int64_t o = 0; o < O; ++o) sum += double(dy[n * O + o]) * double(numbers[e][o * I + i]);
-        want.push_back(sum);
-      }
-  if (N * I * O <= 3000) {  // the formula's own gradient, where a complex step for every number is cheap
-    auto cx = lift<Complex>(x);
-    const auto gradients = gradient(cx, [&] {
-      const auto y = grouped(cx, rows, numbers, I, O);
-      Complex loss = 0;
-      for (size_t k = 0; k < y.size(); ++k) loss += double(dy[k]) * y[k];
-      return loss;
+  for (const Compute compute : kComputes) {
+    const auto d = factors(compute, dy);
+    std::vector<std::vector<float>> factors_w;
+    for (const auto& weight : numbers) factors_w.push_back(factors(compute, weight));
+    std::vector<double> want;
+    int64_t n = 0;
+    for (size_t e = 0; e < rows.size(); ++e)
+      for (int32_t row = 0; row < rows[e]; ++row, ++n)
+        for (int64_t i = 0; i < I; ++i) {
+          double sum = 0;
+          for (int64_t o = 0; o < O; ++o) sum += double(d[n * O + o]) * double(factors_w[e][o * I + i]);
+          want.push_back(sum);
+        }
+    if (N * I * O <= 3000) {
+      auto cx = lift<Complex>(x);
+      const auto gradients = gradient(cx, [&] {
+        const auto y = grouped(cx, rows, factors_w, I, O);
+        Complex loss = 0;
+        for (size_t k = 0; k < y.size(); ++k) loss += double(d[k]) * y[k];
+        return loss;
+      });
+      for (size_t k = 0; k < want.size(); ++k) ASSERT_NEAR(want[k], gradients[k], 1e-9);
+    }
+    on_every_isa([&] {
+      expect_close(backward(compute, false, 7.f), want, 1e-4, "dx");
+      auto dx = backward(compute, true, 1.f);
+      for (float& value : dx) value -= 1;
+      expect_close(dx, want, 1e-4, "dx, added");
     });
-    for (size_t k = 0; k < want.size(); ++k) ASSERT_NEAR(want[k], gradients[k], 1e-9);
   }
-  on_every_isa([&] {
-    expect_close(backward(false, 7.f), want, 1e-4, "dx");
-    auto dx = backward(true, 1.f);
-    for (float& value : dx) value -= 1;
-    expect_close(dx, want, 1e-4, "dx, added");
-  });
 }
 
 TEST_P(GroupedGemm, SameBitsForAnyThreads) {
-  expect_same_bits_for_any_threads([&] {
-    auto all = forward();
-    const auto dx = backward(false, 0.f);
-    all.insert(all.end(), dx.begin(), dx.end());
-    return all;
-  });
+  for (const Compute compute : kComputes)
+    expect_same_bits_for_any_threads([&] {
+      auto all = forward(compute);
+      const auto dx = backward(compute, false, 0.f);
+      all.insert(all.end(), dx.begin(), dx.end());
+      return all;
+    });
 }
 
 // Experts with no row, one, few, an odd number, more than a register tile's; a width beyond one block of columns.
