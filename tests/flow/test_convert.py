@@ -323,7 +323,7 @@ def broken(folder: Path, change: str) -> Path:
         ("missing", "model.layers.1.self_attn.k_proj.weight"),
         ("shape", "model.layers.1.self_attn.k_proj.weight must have shape (16, 24), got (15, 24)"),
         ("nan", "model.layers.0.mlp.up_proj.weight holds NaN or Inf"),
-        ("type", "model_type must be one of attnedit, deepseek_v3, llama, qwen2, qwen3, got 'gpt2'"),
+        ("type", "model_type must be one of attnedit, deepseek_v3, llama, qwen2, qwen3, qwen3_moe, got 'gpt2'"),
         ("vocabulary", "the tokenizer has 300 tokens, the teacher's vocabulary only 100"),
         ("tiny", "too few"),
         ("empty", "corpus.txt"),
