@@ -70,7 +70,7 @@ DType Arguments::storage(const char* name, const py::array& a, int rank, bool wr
     throw py::type_error("[" + std::string(op_) + "] " + name + " must be float32, bfloat16 or float16, got " +
                          type_name(a.dtype()));
   ATTNEDIT_CHECK(a.flags() & py::array::c_style, op_, name, " must be contiguous in row-major order");
-  ATTNEDIT_CHECK(a.ndim() == rank, op_, name, " must have ", rank, " dimensions, got ", a.ndim());
+  check_rank(name, a, rank);
   note(name, a, written);
   return dtype;
 }

@@ -77,6 +77,21 @@ class Arguments {
     note(name, a, true);
     return {static_cast<int32_t*>(a.mutable_data()), {a.size()}};
   }
+  // Numbers of rows that an earlier task of the stream computes: checked when they are used, not here.
+  template <int R = 1>
+  View<const int32_t, R> indices(const char* name, const py::array& a) const {
+    check_type(name, a, py::dtype::of<int32_t>(), "int32");
+    check_rank(name, a, R);
+    note(name, a, false);
+    return {static_cast<const int32_t*>(a.data()), shape<R>(a)};
+  }
+  template <int R = 1>
+  View<int32_t, R> out_indices(const char* name, py::array a) const {
+    check_type(name, a, py::dtype::of<int32_t>(), "int32");
+    check_rank(name, a, R);
+    note(name, a, true);
+    return {static_cast<int32_t*>(a.mutable_data()), shape<R>(a)};
+  }
   // A matrix, or a cache, of any storage type.
   template <int R = 2>
   WeightView<R> weight(const char* name, const py::array& a) const {
@@ -86,6 +101,11 @@ class Arguments {
   CacheView<3> out_cache(const char* name, py::array a) const {
     const DType dtype = storage(name, a, 3, true);
     return {a.mutable_data(), dtype, shape<3>(a)};
+  }
+  std::vector<WeightView<2>> weights(const char* name, const std::vector<py::array>& arrays) const {
+    std::vector<WeightView<2>> views;
+    for (const py::array& array : arrays) views.push_back(weight(name, array));
+    return views;
   }
   // (B,S,heads*K) -> (B,S,heads,K)
   WeightView<4> stored_heads(const char* name, const py::array& a, int64_t heads) const {
@@ -110,6 +130,9 @@ class Arguments {
     ATTNEDIT_CHECK(heads > 0 && a.shape(2) % heads == 0, op_, name, " must have a last dimension divisible by ", heads,
                    " heads, got ", a.shape(2));
     return {a.shape(0), a.shape(1), heads, a.shape(2) / heads};
+  }
+  void check_rank(const char* name, const py::array& a, int rank) const {
+    ATTNEDIT_CHECK(a.ndim() == rank, op_, name, " must have ", rank, " dimensions, got ", a.ndim());
   }
   DType storage(const char* name, const py::array& a, int rank, bool written = false) const;
   void check_type(const char* name, const py::array& a, const py::dtype& wanted, const char* wanted_name) const;

@@ -6,6 +6,7 @@ void bind_tensor(pybind11::module_& m);
 void bind_layers(pybind11::module_& m);
 void bind_decode(pybind11::module_& m);
 void bind_losses(pybind11::module_& m);
+void bind_moe(pybind11::module_& m);
 }  // namespace attnedit::bindings
 
 PYBIND11_MODULE(_core, m) {
@@ -16,4 +17,5 @@ PYBIND11_MODULE(_core, m) {
   attnedit::bindings::bind_layers(m);
   attnedit::bindings::bind_decode(m);
   attnedit::bindings::bind_losses(m);
+  attnedit::bindings::bind_moe(m);
 }

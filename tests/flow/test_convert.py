@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tiny import words, write_recipe, write_teacher
+from tiny import EXPERTS, words, write_recipe, write_teacher
 
 import attnedit as ae
 from attnedit.evaluate.report import markdown
@@ -84,6 +85,38 @@ def test_a_second_call_reuses_what_is_there(finished: Path) -> None:
 def test_the_resolved_recipe_runs_from_anywhere(finished: Path) -> None:
     done = attnedit("convert", finished / "run/recipe.yaml")
     assert f"{finished}/run is finished" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        {"attention": "mla", "kv_lora_rank": 12, "qk_rope_head_dim": 8},
+        {"attention": "gate_swa", "sliding_window": 8},
+    ],
+)
+def test_a_mixture_of_experts_goes_the_whole_way(tmp_path: Path, target: dict[str, Any]) -> None:
+    recipe = write_recipe(tmp_path, EXPERTS, target=target)
+    planned = attnedit("plan", recipe, "--context", 64)
+    assert planned.returncode == 0 and "Decoder(qwen3_moe" in planned.stdout, planned.stderr
+    done = attnedit("convert", recipe)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    assert report["kl"]["modelwise"] < report["kl"]["initial"]
+    assert report["kv_bytes_per_token"]["student"] < report["kv_bytes_per_token"]["teacher"]
+    student, teacher = ae.load(tmp_path / "run/student"), ae.load(tmp_path / "teacher")
+    assert student.config.moe == EXPERTS
+    theirs = dict(teacher.named_parameters())
+    for path, parameter in student.named_parameters():
+        if ".mlp." in path:
+            assert np.array_equal(parameter.numpy(), theirs[path].numpy()), path
+    copied = attnedit("export", tmp_path / "run/student", "--out", tmp_path / "copy", "--dtype", "bfloat16")
+    assert copied.returncode == 0, copied.stderr
+    held = ["--text", tmp_path / "corpus.txt", "--separator", "\n\n", "--sequence-length", 32]
+    judged = attnedit("evaluate", tmp_path / "copy", "--teacher", tmp_path / "teacher", *held)
+    assert judged.returncode == 0, judged.stderr
+    assert json.loads(judged.stdout)["kl"] < 1.5 * report["kl"]["modelwise"]
+    said = attnedit("generate", tmp_path / "copy", "--prompt", "the river", "--tokens", 5)
+    assert said.returncode == 0 and said.stdout.startswith("the river"), said.stderr
 
 
 @pytest.mark.parametrize("attention", ["mla", "gate_swa"])

@@ -30,6 +30,10 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "beta_fast": 4.0, "beta_slow": 1.0}
 
 MODELS = {
     "qwen3": {"model_type": "qwen3", "tie_word_embeddings": True, "rope_theta": 1e4, **GROUPED},
+    "qwen3_moe": {
+        "model_type": "qwen3_moe", "tie_word_embeddings": False, "rope_theta": 1e4, **GROUPED, "num_experts": 5,
+        "num_experts_per_tok": 2, "moe_intermediate_size": 10, "norm_topk_prob": True,
+    },
     "qwen2_window": {
         "model_type": "qwen2", "tie_word_embeddings": False, "rope_theta": 1e4, **GROUPED,
         "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1,
@@ -67,6 +71,7 @@ def golden(name: str, raw: dict) -> tuple[dict[str, torch.Tensor], dict]:
     settings = {key: value for key, value in raw.items() if key != "model_type"}
     config = AutoConfig.for_model(raw["model_type"], **SIZES, **settings)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    model.set_experts_implementation("eager")  # its default wants widths that are multiples of 16 bytes
     arrays = {}
     with torch.no_grad():
         for path, parameter in model.named_parameters():
@@ -78,8 +83,9 @@ def golden(name: str, raw: dict) -> tuple[dict[str, torch.Tensor], dict]:
     (out.logits * cotangent).sum().backward()
     arrays |= {"tokens": tokens.int(), "block": out.hidden_states[1], "logits": out.logits, "cotangent": cotangent}
     for path, parameter in model.named_parameters():
-        # The norm in front feels every path through attention; of the matrices, those of keys and values are enough.
-        kept = ("attn.k", "attn.v", "bias", "_norm.", "input_layernorm")
+        # The norm in front feels every path through attention; of the matrices, those of keys and values are enough,
+        # and the router's of a mixture of experts.
+        kept = ("attn.k", "attn.v", "bias", "_norm.", "input_layernorm", "mlp.gate.")
         if ".layers.0." in path and any(part in path for part in kept):
             arrays[f"grad/{path}"] = parameter.grad
     return {key: value.detach().contiguous() for key, value in arrays.items()}, {**raw, **SIZES}

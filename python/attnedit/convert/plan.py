@@ -4,13 +4,14 @@ from dataclasses import dataclass, replace
 
 from attnedit.checkpoint import Checkpoint
 from attnedit.convert.recipe import Recipe
-from attnedit.distill.budget import Steps, steps_for
+from attnedit.distill.budget import MICRO_BATCH_TOKENS, Steps, steps_for
 from attnedit.edit import MLA, GateSWA
 from attnedit.edit.edit import AUTO_TOKENS, CALIBRATION_TOKENS
 from attnedit.evaluate.cache import cache_size
 from attnedit.models import Decoder, DecoderConfig
 from attnedit.models.load import family_of
 from attnedit.nn import GateSWAConfig, MLAConfig
+from attnedit.runtime import get_num_threads
 
 
 def in_bytes(count: float) -> str:
@@ -92,7 +93,8 @@ def plan(recipe: Recipe) -> Plan:
     edited = [i for i in layers if source.attention[i] != target.attention[i]]
     new = {i: sum(p.size for p in student.layers[i].self_attn.parameters()) for i in edited}
     attention = sum(new.values())
-    trained = student.num_parameters() if recipe.modelwise.train == "all" else attention
+    everything = sum(p.size for path, p in student.named_parameters() if not student.frozen(path))
+    trained = everything if recipe.modelwise.train == "all" else attention
     length = recipe.sequence_length
     first, second = (steps_for(o.tokens, length, o.batch_tokens) for o in (recipe.layerwise, recipe.modelwise))
 
@@ -119,11 +121,18 @@ def plan(recipe: Recipe) -> Plan:
         layerwise_memory=fixed
         + 4 * attention
         + 20 * max(new.values(), default=0)
-        + first.micro_rows * length * 4 * max((saved_numbers(target, i) for i in edited), default=0),
-        modelwise_memory=fixed + 20 * trained + kept,
+        + max(
+            first.micro_rows * length * 4 * max((saved_numbers(target, i) for i in edited), default=0),
+            4 * experts_numbers(source) * max(MICRO_BATCH_TOKENS, length),  # the teacher's, between two layers
+        ),
+        modelwise_memory=fixed
+        + 20 * trained
+        + kept
+        + 4 * experts_numbers(source, backward=True) * second.micro_rows * length,
         # A forward pass that keeps nothing holds somewhat over half of what the tape would keep of one block.
         edit_memory=fixed
         + 4 * attention
+        + 4 * experts_numbers(source) * max(measured, length)
         + int(0.6 * 4 * max(measured, length) * max(saved_numbers(source, i) for i in layers)),
         disk=activations + 4 * student.num_parameters() + 12 * (attention + trained),
         activations=activations,
@@ -156,7 +165,10 @@ def forward_flops(config: DecoderConfig, layer: int, length: int, mlp: bool = Tr
     products += heads * value * hidden
     if isinstance(c, GateSWAConfig):
         products += hidden * heads * (1 if c.gate_per == "head" else c.head_dim)
-    if mlp:
+    if mlp and config.moe is not None and config.sparse(layer):
+        moe = config.moe
+        products += hidden * (moe.num_experts + 3 * moe.num_experts_per_tok * moe.moe_intermediate_size)
+    elif mlp:
         products += 3 * hidden * config.intermediate_size
     return 2 * products + 2 * heads * (key + value) * seen
 
@@ -171,7 +183,16 @@ def calibration_tokens(target: MLA | GateSWA, source: DecoderConfig) -> int:
 def scratch_bytes(config: DecoderConfig) -> int:
     """The largest kernels' scratch: the losses' blocks of 512 tokens x 768 logits, packed operands, a product's."""
     hidden = config.hidden_size
-    return 4 * (3 * 512 * 768 + 768 * hidden + 3 * 512 * hidden) + (4 << 20)
+    # of every thread that multiplies by an expert: 256 columns of its weight and 1,024 rows, 512 deep
+    depth = 0 if config.moe is None else min(512, max(hidden, config.moe.moe_intermediate_size))
+    grouped = get_num_threads() * (256 + 1024) * depth
+    return 4 * (3 * 512 * 768 + 768 * hidden + 3 * 512 * hidden + grouped) + (4 << 20)
+
+
+def experts_numbers(config: DecoderConfig, backward: bool = False) -> int:
+    """float32 numbers per token that one layer's experts hold, besides what the tape keeps, while they compute."""
+    moe, widths = config.moe, 4 if backward else 2
+    return 0 if moe is None else moe.num_experts_per_tok * (config.hidden_size + widths * moe.moe_intermediate_size)
 
 
 def saved_numbers(config: DecoderConfig, layer: int) -> int:
@@ -179,6 +200,9 @@ def saved_numbers(config: DecoderConfig, layer: int) -> int:
     c, hidden = config.attention[layer], config.hidden_size
     heads = c.num_attention_heads
     block = 6 * hidden + 3 * config.intermediate_size
+    if config.moe is not None and config.sparse(layer):
+        moe = config.moe
+        block = 6 * hidden + moe.num_experts + moe.num_experts_per_tok * (2 * moe.moe_intermediate_size + 4)
     if isinstance(c, MLAConfig):
         key = c.qk_nope_head_dim + c.qk_rope_head_dim
         kv = c.qk_nope_head_dim + c.v_head_dim

@@ -35,7 +35,7 @@ class ModelwiseOptions:
     batch_tokens: Tokens | Auto = "auto"  # auto: one row a step, up to 8,000 steps
     optimizer: Method = "adamw"  # soap goes further in the same tokens
     feature_weight: Annotated[float, Field(ge=0, le=1e3)] = 0.05
-    train: Trainable = "attention"
+    train: Trainable = "attention"  # all: but experts and their router
     outside_attention: Share = 0.2  # times the rate, for what else trains
     temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0
     divergence: Literal["forward", "reverse", "jsd"] = "forward"
@@ -141,8 +141,10 @@ def _choose(
     attention = tuple(f"layers.{i}.self_attn." for i in edited)
 
     def chosen(path: str) -> bool:
-        if options.train == "all" or path.startswith(attention):
+        if path.startswith(attention):
             return True
+        if options.train == "all":
+            return not student.frozen(path)
         return options.train == "attention+norms" and (path == "norm.weight" or "layernorm.weight" in path)
 
     multipliers = {}

@@ -60,6 +60,8 @@ def refuse_grouped(
     ):
         if len(values) > 1:
             return f"all layers must have the same {what}, got {' and '.join(map(str, sorted(values, key=str)))}"
+    if config.moe is not None:
+        return "the MLP must be dense, without experts"
     if config.mlp_bias and not mlp_bias:
         return "the MLP must have no bias"
     return None

@@ -14,6 +14,8 @@ def refuse_latent(config: DecoderConfig) -> str | None:
             return f"every layer must be MLA, layer {i} is not"
     if len(set(config.attention)) > 1:
         return "all layers must have the same MLA dimensions"
+    if config.moe is not None:
+        return "the MLP must be dense, without experts"
     if config.mlp_bias:
         return "the MLP must have no bias"
     return None

@@ -1,12 +1,12 @@
 """model_type attnedit: an edited model in our own folder, every layer's attention written out in config.json."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from attnedit.models.decoder import AttentionConfig, DecoderConfig
 from attnedit.models.keys import SharedKeys, read_keys
 from attnedit.models.llama import tensor_name
-from attnedit.nn import GateSWAConfig, GQAConfig, MLAConfig
+from attnedit.nn import GateSWAConfig, GQAConfig, MLAConfig, MoEConfig
 
 __all__ = ["decoder_config", "raw_config", "tensor_name"]
 
@@ -16,7 +16,7 @@ NAMES = {kind: name for name, kind in KINDS.items()}
 
 def raw_config(config: DecoderConfig) -> dict[str, Any]:
     """DecoderConfig -> config.json."""
-    plain = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in ("rope", "attention")}
+    plain = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in ("rope", "attention", "moe")}
     rope = config.rope
     return {
         **plain,
@@ -26,6 +26,7 @@ def raw_config(config: DecoderConfig) -> dict[str, Any]:
         "num_attention_heads": config.attention[0].num_attention_heads,
         "max_position_embeddings": rope.max_position_embeddings,
         "rope_parameters": {"rope_type": rope.rope_type, "rope_theta": rope.rope_theta, **rope.scaling},
+        "moe": None if config.moe is None else asdict(config.moe),
         "attention": [{"type": NAMES[type(layer)], **asdict(layer)} for layer in config.attention],
     }
 
@@ -34,6 +35,7 @@ def raw_config(config: DecoderConfig) -> dict[str, Any]:
 class EditedKeys(SharedKeys):
     source_model_type: str
     attention: list[dict[str, Any]]
+    moe: MoEConfig | None = None
 
 
 def decoder_config(raw: dict[str, Any]) -> DecoderConfig:
@@ -50,4 +52,4 @@ def decoder_config(raw: dict[str, Any]) -> DecoderConfig:
         if kind not in list(KINDS):
             raise ValueError(f"[config.json] attention[{i}].type must be one of {', '.join(KINDS)}, got {kind!r}")
         layers.append(read_keys(KINDS[kind], written, f"attention[{i}]: ", "forbid"))
-    return keys.decoder_config(keys.source_model_type, tuple(layers))
+    return replace(keys.decoder_config(keys.source_model_type, tuple(layers)), moe=keys.moe)

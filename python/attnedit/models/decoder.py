@@ -18,6 +18,8 @@ from attnedit.nn import (
     Linear,
     MLAConfig,
     Module,
+    MoE,
+    MoEConfig,
     RMSNorm,
     Rope,
     RopeParameters,
@@ -41,6 +43,7 @@ class DecoderConfig:
     rope: RopeParameters
     attention: tuple[AttentionConfig, ...]
     mlp_bias: bool = False
+    moe: MoEConfig | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
@@ -49,6 +52,10 @@ class DecoderConfig:
     @property
     def num_hidden_layers(self) -> int:
         return len(self.attention)
+
+    def sparse(self, layer: int) -> bool:
+        """Whether this layer has a mixture of experts."""
+        return self.moe is not None and self.moe.sparse(layer)
 
     @property
     def full_layers(self) -> list[int]:
@@ -79,7 +86,11 @@ class Block(Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn: Attention = make_attention(config, layer, ropes)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = MLP(config.hidden_size, config.intermediate_size, config.mlp_bias)
+        self.mlp: MLP | MoE
+        if config.moe is not None and config.sparse(layer):
+            self.mlp = MoE(config.hidden_size, config.moe)
+        else:
+            self.mlp = MLP(config.hidden_size, config.intermediate_size, config.mlp_bias)
 
     def after_attention(self, h: Tensor, a: Tensor) -> Tensor:
         """The rest of the block, given the attention's output a for h."""
@@ -127,6 +138,11 @@ class Decoder(Module):
     def logits(self, tokens: Array) -> Tensor:
         """[B, T, vocab_size]: for few tokens; the losses never hold them."""
         return ops.linear(self(tokens), self.head)
+
+    def frozen(self, path: str) -> bool:
+        """Whether nothing trains this parameter: experts and their router stay as they are."""
+        room, *rest = path.split(".")
+        return room == "layers" and rest[1] == "mlp" and self.config.sparse(int(rest[0]))
 
     def num_parameters(self) -> int:
         return sum(parameter.size for parameter in self.parameters())

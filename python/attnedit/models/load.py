@@ -12,11 +12,12 @@ import numpy as np
 from attnedit.checked import shown
 from attnedit.checkpoint import Checkpoint
 from attnedit.models.decoder import Decoder
+from attnedit.models.fused_experts import split_experts
 from attnedit.tensor import Array, borrow, tensor
 
 # What some folders store besides weights: computed again here, or by tied heads the embedding itself.
 BUFFERS = (".rotary_emb.inv_freq", "lm_head.weight")
-_NOT_A_FAMILY = {"__init__", "cache", "decoder", "hybrid", "keys", "load"}
+_NOT_A_FAMILY = {"__init__", "cache", "decoder", "fused_experts", "hybrid", "keys", "load"}
 
 
 def known_model_types() -> list[str]:
@@ -44,7 +45,7 @@ def load(folder: str | Path) -> Decoder:
     tensors: Mapping[str, Array] = checkpoint.tensors
     if hasattr(family, "unpacked"):  # a family that stores a parameter in another form than the decoder's
         tensors = family.unpacked(decoder.config, tensors)
-    set_parameters(decoder, tensors, family.tensor_name)
+    set_parameters(decoder, split_experts(tensors, decoder.config), family.tensor_name)
     stored: Any = decoder.embed_tokens.weight.dtype.name
     decoder.config = replace(decoder.config, dtype=stored)
     return decoder
@@ -56,9 +57,10 @@ def set_parameters(decoder: Decoder, tensors: Mapping[str, Array], tensor_name: 
     surplus = {name for name in surplus if not name.endswith(BUFFERS)}
     if surplus:
         first, more = min(surplus), f" and {len(surplus) - 1} more" if len(surplus) > 1 else ""
+        experts = "" if decoder.config.moe is None else f", num_experts {decoder.config.moe.num_experts}"
         raise ValueError(
             f"[load] every tensor must have its place in the model, tensor {first}{more} has none; "
-            f"config.json says num_hidden_layers {decoder.config.num_hidden_layers}"
+            f"config.json says num_hidden_layers {decoder.config.num_hidden_layers}{experts}"
         )
     for path, parameter in list(decoder.named_parameters()):
         name = tensor_name(path)

@@ -11,6 +11,7 @@ from attnedit.nn.linear import Embedding, Linear
 from attnedit.nn.mla import MLA, MLAConfig
 from attnedit.nn.mlp import MLP
 from attnedit.nn.module import Module
+from attnedit.nn.moe import MoE, MoEConfig
 from attnedit.nn.rms_norm import RMSNorm
 from attnedit.nn.rope import Rope, RopeParameters
 
@@ -25,6 +26,8 @@ __all__ = [
     "LayerCache",
     "Linear",
     "MLAConfig",
+    "MoE",
+    "MoEConfig",
     "Module",
     "Positions",
     "RMSNorm",

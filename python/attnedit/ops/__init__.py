@@ -7,8 +7,10 @@ from attnedit.ops.attention import attention, mla_compress, mla_expand
 from attnedit.ops.decode import cache_store, decode_attention, mla_absorb_query, mla_absorb_value, mla_decode
 from attnedit.ops.layers import add, embedding, linear, rms_norm, rope, swiglu
 from attnedit.ops.losses import cosine_loss, cross_entropy, fused_kl, fused_mse
+from attnedit.ops.moe import Routes, experts, moe_route
 
 __all__ = [
+    "Routes",
     "add",
     "attention",
     "cache_store",
@@ -16,6 +18,7 @@ __all__ = [
     "cross_entropy",
     "decode_attention",
     "embedding",
+    "experts",
     "fused_kl",
     "fused_mse",
     "linear",
@@ -24,6 +27,7 @@ __all__ = [
     "mla_compress",
     "mla_decode",
     "mla_expand",
+    "moe_route",
     "rms_norm",
     "rope",
     "swiglu",

@@ -2,8 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include <bit>
-
+#include "support/factors.h"
 #include "support/oracle.h"
 #include "support/stored.h"
 
@@ -23,17 +22,6 @@ std::vector<double> product(bool transpose_a, bool transpose_b, int64_t m, int64
     }
   return c;
 }
-
-// What the numbers are multiplied as: bfloat16 rounds both factors to the nearest, ties to even, and nothing else.
-std::vector<float> factors(Compute compute, std::vector<float> x) {
-  if (compute == Compute::kBFloat16)
-    for (float& number : x) {
-      const uint32_t bits = std::bit_cast<uint32_t>(number);
-      number = std::bit_cast<float>((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u);
-    }
-  return x;
-}
-constexpr Compute kComputes[] = {Compute::kFloat32, Compute::kBFloat16};
 
 struct Shape {
   int64_t N, I, O;

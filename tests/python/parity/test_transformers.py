@@ -102,6 +102,43 @@ def test_a_folder_gives_their_logits(tmp_path: Path, seed: int) -> None:
     assert_same_logits(ae.load(tmp_path / "model"), theirs, random_tokens(settings["vocab_size"]))
 
 
+def random_mixture(seed: int) -> dict[str, Any]:
+    """What people vary in a Qwen3-MoE."""
+    rng = np.random.default_rng(seed)
+    experts, layers = int(rng.integers(1, 12)), int(rng.integers(1, 4))
+    settings = random_settings(3 * seed + 2) | {
+        "model_type": "qwen3_moe", "num_hidden_layers": layers, "num_experts": experts,
+        "num_experts_per_tok": int(rng.integers(1, experts + 1)), "moe_intermediate_size": int(rng.integers(3, 40)),
+        "norm_topk_prob": bool(rng.integers(2)), "decoder_sparse_step": int(rng.choice([1, 1, 2])),
+        "mlp_only_layers": [0] if rng.integers(4) == 0 else [],
+    }  # fmt: skip
+    return {key: value for key, value in settings.items() if key != "max_window_layers"}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_mixture_of_experts_gives_their_logits(tmp_path: Path, seed: int) -> None:
+    """From their folder, a tensor per expert, and from one with the fused tensors that their classes hold."""
+    settings = random_mixture(seed)
+    theirs = write_folder(tmp_path / "model", settings, seed)
+    theirs.set_experts_implementation("eager")  # the default wants widths that are multiples of 16 bytes
+    tokens = random_tokens(settings["vocab_size"])
+    model = ae.load(tmp_path / "model")
+    assert_same_logits(model, theirs, tokens)
+    theirs.save_pretrained(tmp_path / "fused", save_original_format=False)
+    fused = ae.load(tmp_path / "fused")
+    assert np.array_equal(fused.logits(tokens).numpy(), model.logits(tokens).numpy())
+
+
+def test_a_bfloat16_mixture_is_widened_exactly(tmp_path: Path) -> None:
+    settings = random_mixture(0) | {"num_experts": 6, "num_experts_per_tok": 2, "mlp_only_layers": []}
+    theirs = write_folder(tmp_path / "model", settings | {"decoder_sparse_step": 1}, 1, torch.bfloat16)
+    theirs.set_experts_implementation("eager")
+    model = ae.load(tmp_path / "model")
+    stored = dict(model.named_parameters())["layers.0.mlp.experts.5.down_proj.weight"].dtype
+    assert stored == np.dtype(ml_dtypes.bfloat16)
+    assert_same_logits(model, theirs, random_tokens(settings["vocab_size"]))
+
+
 @pytest.mark.parametrize("rope_type", ROPES)
 def test_every_rope_type_of_llama(tmp_path: Path, rope_type: str) -> None:
     settings = random_settings(0) | {"rope_parameters": {**ROPES[rope_type], "rope_theta": 1e4}}

@@ -1,0 +1,99 @@
+"""A mixture of experts: which experts a token goes to, and what they answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from attnedit import _core
+from attnedit.autograd import record
+from attnedit.compute import current_compute
+from attnedit.tensor import Array, Tensor, empty
+
+
+@dataclass(frozen=True)
+class Routes:
+    """weights [N, k] of the chosen experts. Slot t k + j is token t's j-th choice; sorted by expert, slots are rows.
+
+    chosen int32 [N, k]; offsets int32 [E + 1]: rows [offsets[e], offsets[e + 1]) are expert e's; slots int32 [N k],
+    the slot of a row; rows int32 [N k], the row of a slot.
+    """
+
+    weights: Tensor
+    chosen: Array
+    offsets: Array
+    slots: Array
+    rows: Array
+
+
+def moe_route(logits: Tensor, k: int, normalize: bool) -> Routes:
+    """The k experts of greatest softmax(logits), with that as their weights, or divided by their sum.
+
+    logits [..., E]. Qwen3-MoE's router (arXiv 2505.09388).
+    """
+    experts = logits.shape[-1]
+    tokens = logits.size // experts
+    weights = empty((tokens, k))
+    chosen, offsets, slots, rows = (
+        _core.empty(shape, np.dtype(np.int32)) for shape in ((tokens, k), (experts + 1,), (tokens * k,), (tokens * k,))
+    )
+    _core.moe_route_forward(logits.array, normalize, weights.array, chosen, offsets, slots, rows)
+
+    def back(grads: list[Array | None]) -> Sequence[Array | None]:
+        dlogits: Array = _core.empty(logits.shape, logits.dtype)
+        _core.moe_route_backward(grads[0], logits.array, chosen, normalize, dlogits)
+        return (dlogits,)
+
+    record((weights,), (logits,), back)
+    return Routes(weights, chosen, offsets, slots, rows)
+
+
+def experts(x: Tensor, routes: Routes, gate: Sequence[Tensor], up: Sequence[Tensor], down: Sequence[Tensor]) -> Tensor:
+    """y[t] = sum_j weights[t, j] down_e(silu(gate_e(x[t])) * up_e(x[t])),  e = chosen[t, j].
+
+    x [..., D]; gate and up: E of [F, D], down: E of [D, F], any storage type, without gradients of their own. For the
+    way back only the gates' and ups' outputs are kept, 2 k F numbers a token.
+    """
+    gates, ups, downs = ([w.array for w in weights] for weights in (gate, up, down))
+    weights, count, width = routes.weights, routes.slots.size, gate[0].shape[0]
+    compute = current_compute()
+
+    def each(rows: Array, matrices: list[Array]) -> Array:
+        y: Array = _core.empty((count, matrices[0].shape[0]), x.dtype)
+        _core.grouped_gemm_forward(rows, routes.offsets, matrices, y, compute)
+        return y
+
+    def gathered(values: Array) -> Array:
+        rows: Array = _core.empty((count, values.shape[-1]), x.dtype)
+        _core.moe_gather(values, routes.slots, rows)
+        return rows
+
+    def activated() -> Array:
+        h: Array = _core.empty((count, width), x.dtype)
+        _core.swiglu_forward(opened, raised, h)
+        return h
+
+    rows = gathered(x.array)
+    opened, raised = each(rows, gates), each(rows, ups)
+    del rows  # back to the pool, for what comes next
+    y = empty(x.shape)
+    _core.moe_combine(each(activated(), downs), routes.rows, weights.array, y.array)
+
+    def back(grads: list[Array | None]) -> Sequence[Array | None]:
+        assert grads[0] is not None
+        h = activated()
+        dh, dopened, draised = (_core.empty(h.shape, h.dtype) for _ in range(3))
+        _core.grouped_gemm_input_backward(gathered(grads[0]), routes.offsets, downs, False, dh, compute)
+        dweights: Array = _core.empty(weights.shape, weights.dtype)
+        _core.moe_weigh_backward(h, weights.array, routes.slots, dh, dweights)
+        if not x.requires_grad:
+            return (None, dweights)
+        _core.swiglu_backward(dh, opened, raised, dopened, draised)
+        drows, dx = _core.empty((count, x.shape[-1]), x.dtype), _core.empty(x.shape, x.dtype)
+        _core.grouped_gemm_input_backward(dopened, routes.offsets, gates, False, drows, compute)
+        _core.grouped_gemm_input_backward(draised, routes.offsets, ups, True, drows, compute)
+        _core.moe_combine(drows, routes.rows, None, dx)
+        return (dx, dweights)
+
+    record((y,), (x, weights), back)
+    return y
