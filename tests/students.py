@@ -7,7 +7,7 @@ from tiny import random_decoder, tiny_config
 
 from attnedit.models import Decoder
 from attnedit.models.decoder import AttentionConfig
-from attnedit.nn import GateSWAConfig, GQAConfig, MLAConfig, RopeParameters
+from attnedit.nn import GateSWAConfig, GQAConfig, MLAConfig, MoEConfig, RopeParameters
 
 ROPES = {
     "default": RopeParameters(1e4, "default", 64),
@@ -57,13 +57,18 @@ LAYERS: dict[str, tuple[AttentionConfig, ...]] = {
 
 
 def student(format: str, variant: int = 0) -> Decoder:
-    """Variants differ in rope, ties, eps and special tokens. Weights are as large as random_decoder draws them."""
+    """Variants differ in rope, ties, eps and special tokens; in two of them our own class has experts.
+
+    Weights are as large as random_decoder draws them.
+    """
     rope = list(ROPES)[variant % len(ROPES)]
     eps = (1e-6, 1e-5, 1e-3, 1e-2)[variant % 4]
+    moe = MoEConfig(6, 2, 12, variant == 3, decoder_sparse_step=max(variant - 1, 1), mlp_only_layers=(2,))
     layers = [layer if isinstance(layer, MLAConfig) else replace(layer, norm_eps=eps) for layer in LAYERS[format]]
     config = tiny_config(
         attention=tuple(layers), rope=ROPES[rope], rms_norm_eps=eps, vocab_size=50,
         tie_word_embeddings=variant % 2 == 0, mlp_bias=format in ("llama", "attnedit") and variant % 2 == 1,
-        bos_token_id=0, eos_token_id=[3, 4], pad_token_id=7 if variant < 2 else None,
+        moe=moe if format == "attnedit" and variant > 1 else None, bos_token_id=0, eos_token_id=[3, 4],
+        pad_token_id=7 if variant < 2 else None,
     )  # fmt: skip
     return random_decoder(config, variant)

@@ -115,7 +115,7 @@ def test_a_mixture_of_experts_goes_the_whole_way(tmp_path: Path, target: dict[st
     judged = attnedit("evaluate", tmp_path / "copy", "--teacher", tmp_path / "teacher", *held)
     assert judged.returncode == 0, judged.stderr
     assert json.loads(judged.stdout)["kl"] < 1.5 * report["kl"]["modelwise"]
-    said = attnedit("generate", tmp_path / "copy", "--prompt", "the river", "--tokens", 5)
+    said = attnedit("generate", tmp_path / "copy", "--prompt", "the river", "--max-new-tokens", 5)
     assert said.returncode == 0 and said.stdout.startswith("the river"), said.stderr
 
 

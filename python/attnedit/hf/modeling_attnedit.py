@@ -21,14 +21,14 @@ LATENT_NORM_EPS = 1e-6  # DeepSeek's, whatever rms_norm_eps is
 
 
 class AttnEditConfig(PretrainedConfig):
-    """Hugging Face's keys, and `attention`: a list with every layer's type and sizes."""
+    """Hugging Face's keys, `attention`: a list with every layer's type and sizes, and `moe`: the experts, if any."""
 
     model_type = "attnedit"
     keys_to_ignore_at_inference = ["past_key_values"]
 
     def __init__(
         self, attention=(), vocab_size=32, hidden_size=8, intermediate_size=8, rms_norm_eps=1e-6, mlp_bias=False,
-        rope_parameters=None, max_position_embeddings=2048, initializer_range=0.02, use_cache=True,
+        moe=None, rope_parameters=None, max_position_embeddings=2048, initializer_range=0.02, use_cache=True,
         tie_word_embeddings=False, bos_token_id=None, eos_token_id=None, pad_token_id=None, **kwargs,
     ):  # fmt: skip
         self.attention = [dict(layer) for layer in attention]
@@ -36,6 +36,7 @@ class AttnEditConfig(PretrainedConfig):
         self.rms_norm_eps, self.mlp_bias, self.rope_parameters = rms_norm_eps, mlp_bias, rope_parameters
         self.max_position_embeddings, self.initializer_range = max_position_embeddings, initializer_range
         self.use_cache = use_cache
+        self.moe = None if moe is None else dict(moe)  # Qwen3-MoE's keys
         # The library's cache knows one window, of 2 at least: layers with another one are cached whole, and masked.
         windows = [layer.get("sliding_window") for layer in self.attention]
         common = Counter(window for window in windows if window is not None and window >= 2).most_common(1)
@@ -205,9 +206,10 @@ class AttnEditLatentAttention(AttnEditAttention):
 
 
 class AttnEditMLP(nn.Module):
-    def __init__(self, config):
+    def __init__(self, config, inner=None):
         super().__init__()
-        D, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        D, bias = config.hidden_size, config.mlp_bias and inner is None  # an expert has none
+        inner = inner or config.intermediate_size
         self.gate_proj, self.up_proj = nn.Linear(D, inner, bias=bias), nn.Linear(D, inner, bias=bias)
         self.down_proj = nn.Linear(inner, D, bias=bias)
 
@@ -215,12 +217,41 @@ class AttnEditMLP(nn.Module):
         return self.down_proj(nn.functional.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
+class AttnEditMoE(nn.Module):
+    """Qwen3-MoE's: softmax over all experts, of which every token takes the greatest few."""
+
+    def __init__(self, config):
+        super().__init__()
+        moe = config.moe
+        self.top_k, self.norm = moe["num_experts_per_tok"], moe.get("norm_topk_prob", False)
+        self.gate = nn.Linear(config.hidden_size, moe["num_experts"], bias=False)
+        width = moe["moe_intermediate_size"]
+        self.experts = nn.ModuleList([AttnEditMLP(config, width) for _ in range(moe["num_experts"])])
+
+    def forward(self, x):
+        rows = x.reshape(-1, x.shape[-1])
+        weights, picked = self.gate(rows).softmax(-1, dtype=torch.float32).topk(self.top_k, dim=-1)
+        if self.norm:
+            weights = weights / weights.sum(-1, keepdim=True)
+        y = torch.zeros_like(rows)
+        for e in picked.unique().tolist():
+            token, place = (picked == e).nonzero(as_tuple=True)
+            y.index_add_(0, token, self.experts[e](rows[token]) * weights[token, place, None].to(rows.dtype))
+        return y.view_as(x)
+
+
+def has_experts(config, layer_idx):
+    if config.moe is None or layer_idx in config.moe.get("mlp_only_layers", ()):
+        return False
+    return (layer_idx + 1) % config.moe.get("decoder_sparse_step", 1) == 0
+
+
 class AttnEditDecoderLayer(nn.Module):
     def __init__(self, config, layer_idx):
         super().__init__()
         latent = config.attention[layer_idx]["type"] == "mla"
         self.self_attn = (AttnEditLatentAttention if latent else AttnEditGroupedAttention)(config, layer_idx)
-        self.mlp = AttnEditMLP(config)
+        self.mlp = (AttnEditMoE if has_experts(config, layer_idx) else AttnEditMLP)(config)
         self.input_layernorm = AttnEditRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = AttnEditRMSNorm(config.hidden_size, config.rms_norm_eps)
 

