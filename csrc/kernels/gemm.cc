@@ -94,9 +94,9 @@ void add_rows(const float* bias, float* y, int64_t ldy, int64_t rows, int64_t co
 namespace attnedit::kernels {
 namespace {
 
-constexpr int64_t kSerialWork = 2 << 20;  // multiply-adds below which a second thread does not pay
-constexpr int64_t kRowGrain = 1 << 16;    // numbers of a row-wise pass that are worth a thread
-constexpr int64_t kFewRows = 8;           // up to here the weight's bytes are the cost, and packing would copy them
+constexpr int64_t kReadWork = 1 << 17;  // multiply-adds that are worth a thread where memory is what they wait for
+constexpr int64_t kRowGrain = 1 << 16;  // numbers of a row-wise pass that are worth a thread
+constexpr int64_t kFewRows = 8;         // up to here the weight's bytes are the cost, and packing would copy them
 
 void check_workspace(const char* op, View<float, 1> workspace, int64_t N, int64_t I, int64_t O) {
   const int64_t floats = gemm_workspace(N, I, O);
@@ -108,7 +108,7 @@ void forward_few_rows(View<const float, 2> x, WeightView<2> weight, View<float, 
   const int64_t N = x.dim(0), I = x.dim(1), O = y.dim(1);
   const auto plain = ATTNEDIT_BEST(few_rows_forward);
   const auto halves = ATTNEDIT_BEST(few_rows_forward_bfloat16);
-  parallel_for(O, kSerialWork / std::max<int64_t>(N * I, 1) + 1, [&](int64_t begin, int64_t end) {
+  parallel_for(O, kReadWork / std::max<int64_t>(N * I, 1) + 1, [&](int64_t begin, int64_t end) {
     if (weight.dtype == DType::kFloat32)
       plain(x.data, static_cast<const float*>(weight.data), y.data, N, I, O, begin, end);
     else

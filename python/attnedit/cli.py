@@ -59,11 +59,11 @@ def evaluate(
     from attnedit.data import Tokenizer, heldout_rows, read_documents
     from attnedit.evaluate.decode_speed import compare_decoding
 
-    if decode:
-        print(json.dumps(compare_decoding(student, teacher), indent=1))
+    found = compare_decoding(student, teacher) if decode else {}
     if not text:
         if not decode:
             raise ValueError("[evaluate] --text or --decode must be given")
+        print(json.dumps(found, indent=1))
         return
     documents = read_documents([str(path.absolute()) for path in text], separator, Path())
     models = ae.load(student), ae.load(teacher)
@@ -75,7 +75,7 @@ def evaluate(
     if Tokenizer(student).fingerprint() != tokenizer.fingerprint():
         raise ValueError(f"[evaluate] {student} and {teacher} must have the same tokenizer.json, theirs differ")
     rows = heldout_rows(tokenizer.encode_documents(documents), length)
-    print(json.dumps(asdict(ae.evaluate(*models, rows)), indent=1))
+    print(json.dumps(asdict(ae.evaluate(*models, rows)) | found, indent=1))
 
 
 @app.command()
