@@ -72,9 +72,10 @@ void bind_rows(py::module_& m) {
           const Arguments a("rms_norm_backward");
           const auto weight_ = a.in<1>("weight", weight);
           const int64_t D = weight_.dim(0), N = x.size() / D;
+          const Workspace scratch(dweight ? rms_norm_workspace(N, D) : 0);
           a.launch(rms_norm_backward({a.flat("dy", dy).data, {N, D}}, {a.flat("x", x).data, {N, D}}, weight_,
                                      a.flat("rstd", rstd), {a.out_flat("dx", dx).data, {N, D}},
-                                     dweight ? a.out<1>("dweight", *dweight) : View<float, 1>{}));
+                                     dweight ? a.out<1>("dweight", *dweight) : View<float, 1>{}, scratch.view()));
         });
   m.def("rope_forward", [](py::array x, py::array cos, py::array sin, int64_t start, int64_t heads, int64_t offset,
                            bool interleaved, py::array y) {
@@ -137,10 +138,12 @@ void bind_attention(py::module_& m) {
         [](py::array dlatent, py::array dk_rope, py::array kv_a, py::array weight, py::array rstd, py::array cos,
            py::array sin, int64_t start, py::array dkv_a, MaybeArray dweight) {
           const Arguments a("mla_compress_backward");
+          const auto weight_ = a.in<1>("weight", weight);
+          const Workspace scratch(dweight ? mla_compress_workspace(rstd.size(), weight_.dim(0)) : 0);
           a.launch(mla_compress_backward(a.in<3>("dlatent", dlatent), a.in<3>("dk_rope", dk_rope),
-                                         a.in<3>("kv_a", kv_a), a.in<1>("weight", weight), a.in<2>("rstd", rstd),
-                                         a.in<2>("cos", cos), a.in<2>("sin", sin), start, a.out<3>("dkv_a", dkv_a),
-                                         dweight ? a.out<1>("dweight", *dweight) : View<float, 1>{}));
+                                         a.in<3>("kv_a", kv_a), weight_, a.in<2>("rstd", rstd), a.in<2>("cos", cos),
+                                         a.in<2>("sin", sin), start, a.out<3>("dkv_a", dkv_a),
+                                         dweight ? a.out<1>("dweight", *dweight) : View<float, 1>{}, scratch.view()));
         });
   m.def("mla_expand_forward", [](py::array kv, py::array k_rope, int64_t heads, py::array k, py::array v) {
     const Arguments a("mla_expand");

@@ -4,6 +4,7 @@
 #include "kernels/cross_entropy.h"
 #include "kernels/fused_kl.h"
 #include "kernels/fused_mse.h"
+#include "kernels/logit_mse.h"
 
 namespace attnedit::bindings {
 namespace {
@@ -69,6 +70,21 @@ void bind_losses(py::module_& m) {
         a.launch(cosine_loss(student_, a.rows("teacher", teacher), a.flat("weights", weights), a.out_flat("loss", loss),
                              dstudent ? a.out_rows("dstudent", *dstudent) : View<float, 2>{}, scratch.view()));
       });
+  m.def("gram", [](py::array head, py::array gram) {
+    const Arguments a("gram");
+    const auto head_ = a.weight("head", head);
+    const Workspace scratch(gram_workspace(head_.dim(0), head_.dim(1)));
+    a.launch(kernels::gram(head_, a.out<2>("gram", gram), scratch.view()));
+  });
+  m.def("logit_mse", [](py::array student, py::array teacher, py::array gram, int64_t vocabulary, py::array weights,
+                        py::array loss, MaybeArray dstudent) {
+    const Arguments a("logit_mse");
+    const auto student_ = a.rows("student", student);
+    const Workspace scratch(logit_mse_workspace(student_.dim(0), student_.dim(1)));
+    a.launch(logit_mse(student_, a.rows("teacher", teacher), a.in<2>("gram", gram), vocabulary,
+                       a.flat("weights", weights), a.out_flat("loss", loss),
+                       dstudent ? a.out_rows("dstudent", *dstudent) : View<float, 2>{}, scratch.view()));
+  });
   m.def("adamw", [](py::array parameter, py::array gradient, py::array first, py::array second, MaybeArray scale,
                     float rate, float beta1, float beta2, float eps, float weight_decay, int64_t step) {
     const Arguments a("adamw");

@@ -1,17 +1,33 @@
 #include "simd/isa.h"
 
-// Tokens [begin, end) of a table of 16-bit numbers, or columns [begin, end) for the table's gradient.
-ATTNEDIT_LOOPS(void gather_bfloat16(const int32_t* tokens, const uint16_t* table, float* y, int64_t D, int64_t begin,
+// Tokens [begin, end) of a table, or for the table's gradient the tokens that are `part` modulo `parts`.
+ATTNEDIT_LOOPS(void gather(const int32_t* tokens, const float* table, float* y, bool past_caches, int64_t D,
+                           int64_t begin, int64_t end);
+               void gather_bfloat16(const int32_t* tokens, const uint16_t* table, float* y, int64_t D, int64_t begin,
                                     int64_t end);
                void gather_float16(const int32_t* tokens, const uint16_t* table, float* y, int64_t D, int64_t begin,
                                    int64_t end);
                void scatter_add(const float* dy, const int32_t* tokens, float* dtable, int64_t N, int64_t D,
-                                int64_t begin, int64_t end);)
+                                int64_t part, int64_t parts);)
 
 #ifdef ATTNEDIT_ISA
-#include "simd/vec.h"
+#include "simd/rows.h"
 
 namespace attnedit::kernels::ATTNEDIT_ISA {
+namespace {
+
+template <bool kStream>
+void gather_rows(const int32_t* tokens, const float* table, float* y, int64_t D, int64_t begin, int64_t end) {
+  for (int64_t n = begin; n < end; ++n) copy_row<kStream>(table + tokens[n] * D, y + n * D, D);
+  if (kStream) end_stream();
+}
+
+}  // namespace
+
+void gather(const int32_t* tokens, const float* table, float* y, bool past_caches, int64_t D, int64_t begin,
+            int64_t end) {
+  (past_caches ? gather_rows<true> : gather_rows<false>)(tokens, table, y, D, begin, end);
+}
 
 void gather_bfloat16(const int32_t* tokens, const uint16_t* table, float* y, int64_t D, int64_t begin, int64_t end) {
   for (int64_t n = begin; n < end; ++n) widen_bfloat16(table + tokens[n] * D, y + n * D, D);
@@ -21,23 +37,23 @@ void gather_float16(const int32_t* tokens, const uint16_t* table, float* y, int6
   for (int64_t n = begin; n < end; ++n) widen_float16(table + tokens[n] * D, y + n * D, D);
 }
 
-void scatter_add(const float* dy, const int32_t* tokens, float* dtable, int64_t N, int64_t D, int64_t begin,
-                 int64_t end) {
+void scatter_add(const float* dy, const int32_t* tokens, float* dtable, int64_t N, int64_t D, int64_t part,
+                 int64_t parts) {
   for (int64_t n = 0; n < N; ++n) {
+    if (tokens[n] % parts != part) continue;
     const float* dy_n = dy + n * D;
     float* row = dtable + tokens[n] * D;
-    for (int64_t d = begin; d < end; ++d) row[d] += dy_n[d];
+    for (int64_t d = 0; d < D; ++d) row[d] += dy_n[d];
   }
 }
 
 }  // namespace attnedit::kernels::ATTNEDIT_ISA
 
 #else
-#include <cstring>
-
 #include "kernels/embedding.h"
 #include "runtime/check.h"
 #include "runtime/parallel.h"
+#include "simd/stores.h"
 
 namespace attnedit::kernels {
 namespace {
@@ -63,12 +79,13 @@ Task embedding_forward(View<const int32_t, 1> tokens, WeightView<2> table, View<
                  to_string(y.shape));
   check_tokens("embedding", tokens, V);
   return [=] {
+    const bool past_caches = simd::stores_past_caches(2 * N * D, {y.data}, {D});
     parallel_for(N, rows_per_grain(D), [&](int64_t begin, int64_t end) {
       const auto* halves = static_cast<const uint16_t*>(table.data);
       switch (table.dtype) {
         case DType::kFloat32:
-          for (int64_t n = begin; n < end; ++n)
-            std::memcpy(y.data + n * D, table.row(tokens.data[n]), D * sizeof(float));
+          ATTNEDIT_BEST(gather)
+          (tokens.data, static_cast<const float*>(table.data), y.data, past_caches, D, begin, end);
           break;
         case DType::kBFloat16:
           ATTNEDIT_BEST(gather_bfloat16)(tokens.data, halves, y.data, D, begin, end);
@@ -87,9 +104,11 @@ Task embedding_backward(View<const float, 2> dy, View<const int32_t, 1> tokens, 
                  to_string(dy.shape));
   check_tokens("embedding_backward", tokens, V);
   return [=] {
-    // Each thread owns columns, so that a token that occurs twice is added up in the order of n.
-    parallel_for(D, rows_per_grain(N), [&](int64_t begin, int64_t end) {
-      ATTNEDIT_BEST(scatter_add)(dy.data, tokens.data, dtable.data, N, D, begin, end);
+    // A token has one owner, who adds its rows in the order of n. Dealt by number: a text's frequent tokens are
+    // neighbours in most vocabularies.
+    const int64_t parts = N * D < kGrain ? 1 : 4 * num_threads();
+    parallel_items(parts, [&](int64_t part, int) {
+      ATTNEDIT_BEST(scatter_add)(dy.data, tokens.data, dtable.data, N, D, part, parts);
     });
   };
 }

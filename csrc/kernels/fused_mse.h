@@ -5,7 +5,7 @@
 
 namespace attnedit::kernels {
 
-// The two losses on activations, each one pass over (N,D) with its gradient. A row's weight is 0 where it is masked.
+// The two losses on activations (N,D), each with its gradient. A row's weight is 0 where it is masked.
 //
 // Energy-normalised squared error: 1 is what a zero output scores, 0 is perfect.
 //   loss = sum_n w_n |student_n - teacher_n|^2 / (sum_n w_n |teacher_n|^2 + eps)

@@ -1,7 +1,7 @@
 #include "simd/isa.h"
 
 ATTNEDIT_LOOPS(void widen_numbers(const void* x, bool bfloat16, float* y, int64_t n);
-               void add_column_sums(const float* dy, float* dbias, int64_t N, int64_t O, int64_t begin, int64_t end);
+               void column_sums(const float* rows, float* sums, int64_t N, int64_t O, int64_t begin, int64_t end);
                void add_rows(const float* bias, float* y, int64_t ldy, int64_t rows, int64_t columns);
                void few_rows_forward(const float* x, const float* weight, float* y, int64_t N, int64_t I, int64_t O,
                                      int64_t begin, int64_t end);
@@ -74,9 +74,9 @@ void widen_numbers(const void* x, bool bfloat16, float* y, int64_t n) {
            : widen_float16(static_cast<const uint16_t*>(x), y, n);
 }
 
-void add_column_sums(const float* dy, float* dbias, int64_t N, int64_t O, int64_t begin, int64_t end) {
+void column_sums(const float* rows, float* sums, int64_t N, int64_t O, int64_t begin, int64_t end) {
   for (int64_t n = 0; n < N; ++n)
-    for (int64_t o = begin; o < end; ++o) dbias[o] += dy[n * O + o];
+    for (int64_t o = begin; o < end; ++o) sums[o] += rows[n * O + o];
 }
 
 void add_rows(const float* bias, float* y, int64_t ldy, int64_t rows, int64_t columns) {
@@ -123,6 +123,13 @@ const float* widened_rows(WeightView<2> weight, int64_t begin, int64_t end, floa
   ATTNEDIT_BEST(widen_numbers)
   (weight.row(begin), weight.dtype == DType::kBFloat16, buffer, (end - begin) * weight.dim(1));
   return buffer;
+}
+
+void add_column_sums(View<const float, 2> rows, View<float, 1> sums) {
+  const int64_t N = rows.dim(0), O = rows.dim(1);
+  parallel_for(O, kRowGrain / std::max<int64_t>(N, 1) + 1, [&](int64_t begin, int64_t end) {
+    ATTNEDIT_BEST(column_sums)(rows.data, sums.data, N, O, begin, end);
+  });
 }
 
 int64_t gemm_workspace(int64_t N, int64_t I, int64_t O) {
@@ -179,10 +186,7 @@ Task gemm_weight_backward(View<const float, 2> dy, View<const float, 2> x, View<
   return Task([=] {
            gemm(O, I, N, 1, {dy.data, 1, O}, RightOperand::plain(x.data, I), compute, true, dweight.data, I,
                 workspace.data);
-           if (!dbias) return;
-           parallel_for(O, kRowGrain / std::max<int64_t>(N, 1) + 1, [&](int64_t begin, int64_t end) {
-             ATTNEDIT_BEST(add_column_sums)(dy.data, dbias.data, N, O, begin, end);
-           });
+           if (dbias) add_column_sums(dy, dbias);
          })
       .needing(2.0 * N * I * O);
 }

@@ -62,4 +62,7 @@ void packed_product(int64_t m, int64_t n, int64_t k, const float* left, const fl
 // rows [begin, end) of weight as float32: the rows themselves, or widened into buffer ((end - begin) * I floats).
 const float* widened_rows(WeightView<2> weight, int64_t begin, int64_t end, float* buffer);
 
+// sums (O) += the column sums of rows (N,O), each in the order of the rows.
+void add_column_sums(View<const float, 2> rows, View<float, 1> sums);
+
 }  // namespace attnedit::kernels

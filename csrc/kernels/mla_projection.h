@@ -14,10 +14,12 @@ namespace attnedit::kernels {
 Task mla_compress_forward(View<const float, 3> kv_a, View<const float, 1> weight, float eps, View<const float, 2> cos,
                           View<const float, 2> sin, int64_t start, View<float, 3> latent, View<float, 2> rstd,
                           View<float, 3> k_rope);
-// dkv_a is overwritten; dweight accumulates, and may be absent.
+// dkv_a is overwritten; dweight accumulates, and may be absent; then the workspace may be too. N = B T.
+int64_t mla_compress_workspace(int64_t N, int64_t R);
 Task mla_compress_backward(View<const float, 3> dlatent, View<const float, 3> dk_rope, View<const float, 3> kv_a,
                            View<const float, 1> weight, View<const float, 2> rstd, View<const float, 2> cos,
-                           View<const float, 2> sin, int64_t start, View<float, 3> dkv_a, View<float, 1> dweight);
+                           View<const float, 2> sin, int64_t start, View<float, 3> dkv_a, View<float, 1> dweight,
+                           View<float, 1> workspace);
 
 // 2. expand: kv = W_kvb latent holds per head the key part without rotation (Kn) and the value (Kv); every head's key
 //    gets the one rotary key behind it:   k_h = [kv_h[:Kn] ; k_rope]     v_h = kv_h[Kn:]

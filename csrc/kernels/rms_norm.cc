@@ -1,65 +1,60 @@
 #include "simd/isa.h"
 
-// Rows [begin, end) of x (.,D), or columns [begin, end) for the weight's gradient.
-ATTNEDIT_LOOPS(void norm_rows(const float* x, const float* weight, float eps, float* y, float* rstd, int64_t D,
-                              int64_t begin, int64_t end);
+// Rows [begin, end) of x (.,D). dweight (D), which may be null, is overwritten with the sum over these rows.
+ATTNEDIT_LOOPS(void norm_rows(const float* x, const float* weight, float eps, float* y, float* rstd, bool past_caches,
+                              int64_t D, int64_t begin, int64_t end);
                void norm_rows_backward(const float* dy, const float* x, const float* weight, const float* rstd,
-                                       float* dx, int64_t D, int64_t begin, int64_t end);
-               void norm_weight_backward(const float* dy, const float* x, const float* rstd, float* dweight, int64_t N,
-                                         int64_t D, int64_t begin, int64_t end);)
+                                       float* dx, float* dweight, bool past_caches, int64_t D, int64_t begin,
+                                       int64_t end);)
 
 #ifdef ATTNEDIT_ISA
-#include "simd/vec.h"
+#include "simd/rows.h"
 
 namespace attnedit::kernels::ATTNEDIT_ISA {
+namespace {
 
-void norm_rows(const float* x, const float* weight, float eps, float* y, float* rstd, int64_t D, int64_t begin,
-               int64_t end) {
+template <bool kStream>
+void forward(const float* x, const float* weight, float eps, float* y, float* rstd, int64_t D, int64_t begin,
+             int64_t end) {
   for (int64_t n = begin; n < end; ++n) {
-    const float* x_n = x + n * D;
-    float* y_n = y + n * D;
-    Vec squares{};
-    int64_t d = 0;
-    for (; d + kLanes <= D; d += kLanes) squares += load(x_n + d) * load(x_n + d);
-    if (d < D) {
-      const Vec rest = load_part(x_n + d, D - d);
-      squares += rest * rest;
-    }
-    const float r = 1.f / std::sqrt(sum(squares) / static_cast<float>(D) + eps);
-    for (d = 0; d < D; ++d) y_n[d] = x_n[d] * r * weight[d];
-    rstd[n] = r;
+    rstd[n] = reciprocal_rms(x + n * D, eps, D);
+    scale_row<kStream>(x + n * D, weight, rstd[n], y + n * D, D);
   }
+  if (kStream) end_stream();
 }
 
-// dx = rstd * (g - x * rstd^2 * mean(g * x)),   g = dy * weight
-void norm_rows_backward(const float* dy, const float* x, const float* weight, const float* rstd, float* dx, int64_t D,
-                        int64_t begin, int64_t end) {
-  for (int64_t n = begin; n < end; ++n) {
-    const float* x_n = x + n * D;
-    const float* dy_n = dy + n * D;
-    float* dx_n = dx + n * D;
-    Vec products{};
-    int64_t d = 0;
-    for (; d + kLanes <= D; d += kLanes) products += load(dy_n + d) * load(weight + d) * load(x_n + d);
-    if (d < D) products += load_part(dy_n + d, D - d) * load_part(weight + d, D - d) * load_part(x_n + d, D - d);
-    const float r = rstd[n];
-    const float c = sum(products) / static_cast<float>(D) * r * r;
-    for (d = 0; d < D; ++d) dx_n[d] = r * (dy_n[d] * weight[d] - x_n[d] * c);
-  }
+template <bool kStream, bool kWeight>
+void backward(const float* dy, const float* x, const float* weight, const float* rstd, float* dx, float* dweight,
+              int64_t D, int64_t begin, int64_t end) {
+  if (kWeight) std::memset(dweight, 0, D * sizeof(float));
+  for (int64_t n = begin; n < end; ++n)
+    norm_row_backward<kStream, kWeight>(dy + n * D, x + n * D, weight, rstd[n], dx + n * D, dweight, D);
+  if (kStream) end_stream();
 }
 
-void norm_weight_backward(const float* dy, const float* x, const float* rstd, float* dweight, int64_t N, int64_t D,
-                          int64_t begin, int64_t end) {
-  for (int64_t n = 0; n < N; ++n)
-    for (int64_t d = begin; d < end; ++d) dweight[d] += dy[n * D + d] * x[n * D + d] * rstd[n];
+}  // namespace
+
+void norm_rows(const float* x, const float* weight, float eps, float* y, float* rstd, bool past_caches, int64_t D,
+               int64_t begin, int64_t end) {
+  (past_caches ? forward<true> : forward<false>)(x, weight, eps, y, rstd, D, begin, end);
+}
+
+void norm_rows_backward(const float* dy, const float* x, const float* weight, const float* rstd, float* dx,
+                        float* dweight, bool past_caches, int64_t D, int64_t begin, int64_t end) {
+  const auto plain = dweight ? backward<false, true> : backward<false, false>;
+  const auto streaming = dweight ? backward<true, true> : backward<true, false>;
+  (past_caches ? streaming : plain)(dy, x, weight, rstd, dx, dweight, D, begin, end);
 }
 
 }  // namespace attnedit::kernels::ATTNEDIT_ISA
 
 #else
+#include "kernels/gemm.h"
 #include "kernels/rms_norm.h"
+#include "kernels/row_blocks.h"
 #include "runtime/check.h"
 #include "runtime/parallel.h"
+#include "simd/stores.h"
 
 namespace attnedit::kernels {
 namespace {
@@ -75,14 +70,17 @@ Task rms_norm_forward(View<const float, 2> x, View<const float, 1> weight, float
                  to_string(y.shape));
   ATTNEDIT_CHECK(rstd.dim(0) == N, "rms_norm", "rstd must have shape (", N, ",), got ", to_string(rstd.shape));
   return [=] {
+    const bool past_caches = simd::stores_past_caches(2 * N * D, {y.data}, {D});
     parallel_for(N, rows_per_grain(D), [&](int64_t begin, int64_t end) {
-      ATTNEDIT_BEST(norm_rows)(x.data, weight.data, eps, y.data, rstd.data, D, begin, end);
+      ATTNEDIT_BEST(norm_rows)(x.data, weight.data, eps, y.data, rstd.data, past_caches, D, begin, end);
     });
   };
 }
 
+int64_t rms_norm_workspace(int64_t N, int64_t D) { return row_blocks(N) * D; }
+
 Task rms_norm_backward(View<const float, 2> dy, View<const float, 2> x, View<const float, 1> weight,
-                       View<const float, 1> rstd, View<float, 2> dx, View<float, 1> dweight) {
+                       View<const float, 1> rstd, View<float, 2> dx, View<float, 1> dweight, View<float, 1> workspace) {
   const int64_t N = x.dim(0), D = x.dim(1);
   ATTNEDIT_CHECK(dy.shape == x.shape, "rms_norm_backward", "dy must have shape ", to_string(x.shape), ", got ",
                  to_string(dy.shape));
@@ -93,15 +91,22 @@ Task rms_norm_backward(View<const float, 2> dy, View<const float, 2> x, View<con
   ATTNEDIT_CHECK(rstd.dim(0) == N, "rms_norm_backward", "rstd must have shape (", N, ",), got ", to_string(rstd.shape));
   ATTNEDIT_CHECK(!dweight || dweight.dim(0) == D, "rms_norm_backward", "dweight must have shape (", D, ",), got ",
                  to_string(dweight.shape));
+  ATTNEDIT_CHECK(!dweight || workspace.dim(0) >= rms_norm_workspace(N, D), "rms_norm_backward", "workspace must have ",
+                 rms_norm_workspace(N, D), " floats or more, got ", workspace.dim(0));
   return [=] {
-    parallel_for(N, rows_per_grain(D), [&](int64_t begin, int64_t end) {
-      ATTNEDIT_BEST(norm_rows_backward)(dy.data, x.data, weight.data, rstd.data, dx.data, D, begin, end);
-    });
-    if (!dweight) return;
-    // Each thread owns columns, so that the order of the sum never depends on threads.
-    parallel_for(D, rows_per_grain(N), [&](int64_t begin, int64_t end) {
-      ATTNEDIT_BEST(norm_weight_backward)(dy.data, x.data, rstd.data, dweight.data, N, D, begin, end);
-    });
+    const bool past_caches = simd::stores_past_caches(3 * N * D, {dx.data}, {D});
+    const auto backward = ATTNEDIT_BEST(norm_rows_backward);
+    if (dweight) {
+      parallel_row_blocks(N, [&](int64_t block, int64_t begin, int64_t end) {
+        backward(dy.data, x.data, weight.data, rstd.data, dx.data, workspace.data + block * D, past_caches, D, begin,
+                 end);
+      });
+      add_column_sums({workspace.data, {row_blocks(N), D}}, dweight);
+    } else {
+      parallel_for(N, rows_per_grain(D), [&](int64_t begin, int64_t end) {
+        backward(dy.data, x.data, weight.data, rstd.data, dx.data, nullptr, past_caches, D, begin, end);
+      });
+    }
   };
 }
 

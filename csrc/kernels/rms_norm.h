@@ -10,8 +10,9 @@ namespace attnedit::kernels {
 Task rms_norm_forward(View<const float, 2> x, View<const float, 1> weight, float eps, View<float, 2> y,
                       View<float, 1> rstd);
 
-// dx is overwritten. dweight accumulates, and may be absent.
+// dx is overwritten. dweight accumulates, and may be absent; then the workspace may be too.
+int64_t rms_norm_workspace(int64_t N, int64_t D);
 Task rms_norm_backward(View<const float, 2> dy, View<const float, 2> x, View<const float, 1> weight,
-                       View<const float, 1> rstd, View<float, 2> dx, View<float, 1> dweight);
+                       View<const float, 1> rstd, View<float, 2> dx, View<float, 1> dweight, View<float, 1> workspace);
 
 }  // namespace attnedit::kernels

@@ -2,16 +2,19 @@
 
 // Rows [begin, end) of the B * T rows of x (B,T,H,K); cos and sin point at the table's row for t = 0, half = P / 2.
 ATTNEDIT_LOOPS(void rope_rows(const float* x, const float* cos, const float* sin, float direction, bool interleaved,
-                              float* y, int64_t T, int64_t H, int64_t K, int64_t offset, int64_t half, int64_t begin,
-                              int64_t end);)
+                              float* y, bool past_caches, int64_t T, int64_t H, int64_t K, int64_t offset, int64_t half,
+                              int64_t begin, int64_t end);)
 
 #ifdef ATTNEDIT_ISA
 #include "simd/rows.h"
 
 namespace attnedit::kernels::ATTNEDIT_ISA {
 
-void rope_rows(const float* x, const float* cos, const float* sin, float direction, bool interleaved, float* y,
-               int64_t T, int64_t H, int64_t K, int64_t offset, int64_t half, int64_t begin, int64_t end) {
+namespace {
+
+template <bool kStream>
+void rotate(const float* x, const float* cos, const float* sin, float direction, bool interleaved, float* y, int64_t T,
+            int64_t H, int64_t K, int64_t offset, int64_t half, int64_t begin, int64_t end) {
   const int64_t behind = offset + 2 * half;
   for (int64_t n = begin; n < end; ++n) {
     const float* cos_t = cos + n % T * half;
@@ -19,12 +22,21 @@ void rope_rows(const float* x, const float* cos, const float* sin, float directi
     for (int64_t h = 0; h < H; ++h) {
       const float* x_nh = x + (n * H + h) * K;
       float* y_nh = y + (n * H + h) * K;
-      std::memcpy(y_nh, x_nh, offset * sizeof(float));
-      (interleaved ? rotate_interleaved : rotate_half_split)(x_nh + offset, cos_t, sin_t, direction, y_nh + offset,
-                                                             half);
-      std::memcpy(y_nh + behind, x_nh + behind, (K - behind) * sizeof(float));
+      copy_row<kStream>(x_nh, y_nh, offset);
+      rotate_row<kStream>(x_nh + offset, cos_t, sin_t, direction, interleaved, y_nh + offset, half);
+      copy_row<kStream>(x_nh + behind, y_nh + behind, K - behind);
     }
   }
+  if (kStream) end_stream();
+}
+
+}  // namespace
+
+void rope_rows(const float* x, const float* cos, const float* sin, float direction, bool interleaved, float* y,
+               bool past_caches, int64_t T, int64_t H, int64_t K, int64_t offset, int64_t half, int64_t begin,
+               int64_t end) {
+  (past_caches ? rotate<true> : rotate<false>)(x, cos, sin, direction, interleaved, y, T, H, K, offset, half, begin,
+                                               end);
 }
 
 }  // namespace attnedit::kernels::ATTNEDIT_ISA
@@ -33,6 +45,7 @@ void rope_rows(const float* x, const float* cos, const float* sin, float directi
 #include "kernels/rope.h"
 #include "runtime/check.h"
 #include "runtime/parallel.h"
+#include "simd/stores.h"
 
 namespace attnedit::kernels {
 namespace {
@@ -54,10 +67,11 @@ Task rotate(const char* op, const char* out_name, View<const float, 4> x, View<c
                  " dims, got ", offset);
   const bool interleaved = layout == RopeLayout::kInterleaved;
   return [=] {
+    const bool past_caches = simd::stores_past_caches(2 * x.size(), {y.data}, {offset, P, K});
     parallel_for(B * T, kGrain / std::max<int64_t>(H * K, 1) + 1, [&](int64_t begin, int64_t end) {
       ATTNEDIT_BEST(rope_rows)
-      (x.data, cos.data + start * P / 2, sin.data + start * P / 2, direction, interleaved, y.data, T, H, K, offset,
-       P / 2, begin, end);
+      (x.data, cos.data + start * P / 2, sin.data + start * P / 2, direction, interleaved, y.data, past_caches, T, H, K,
+       offset, P / 2, begin, end);
     });
   };
 }

@@ -1,9 +1,10 @@
 #include "simd/isa.h"
 
 // Elements [begin, end).
-ATTNEDIT_LOOPS(void swiglu_range(const float* gate, const float* up, float* y, int64_t begin, int64_t end);
+ATTNEDIT_LOOPS(void swiglu_range(const float* gate, const float* up, float* y, bool past_caches, int64_t begin,
+                                 int64_t end);
                void swiglu_range_backward(const float* dy, const float* gate, const float* up, float* dgate, float* dup,
-                                          int64_t begin, int64_t end);)
+                                          bool past_caches, int64_t begin, int64_t end);)
 
 #ifdef ATTNEDIT_ISA
 #include "simd/vec.h"
@@ -29,27 +30,41 @@ inline Gradients swiglu_backward(Vec dy, Vec gate, Vec up) {
   return {dy * up * s * (gate * (1.f - s) + 1.f), dy * gate * s};
 }
 
-}  // namespace
-
-void swiglu_range(const float* gate, const float* up, float* y, int64_t begin, int64_t end) {
+template <bool kStream>
+void forward(const float* gate, const float* up, float* y, int64_t begin, int64_t end) {
   int64_t i = begin;
-  for (; i + kLanes <= end; i += kLanes) store(y + i, swiglu(load(gate + i), load(up + i)));
+  for (; i + kLanes <= end; i += kLanes) put<kStream>(y + i, swiglu(load(gate + i), load(up + i)));
   if (i < end) store_part(y + i, swiglu(load_part(gate + i, end - i), load_part(up + i, end - i)), end - i);
+  if (kStream) end_stream();
 }
 
-void swiglu_range_backward(const float* dy, const float* gate, const float* up, float* dgate, float* dup, int64_t begin,
-                           int64_t end) {
+template <bool kStream>
+void backward(const float* dy, const float* gate, const float* up, float* dgate, float* dup, int64_t begin,
+              int64_t end) {
   int64_t i = begin;
   for (; i + kLanes <= end; i += kLanes) {
     const Gradients d = swiglu_backward(load(dy + i), load(gate + i), load(up + i));
-    store(dgate + i, d.gate);
-    store(dup + i, d.up);
+    put<kStream>(dgate + i, d.gate);
+    put<kStream>(dup + i, d.up);
   }
-  if (i == end) return;
-  const int64_t rest = end - i;
-  const Gradients d = swiglu_backward(load_part(dy + i, rest), load_part(gate + i, rest), load_part(up + i, rest));
-  store_part(dgate + i, d.gate, rest);
-  store_part(dup + i, d.up, rest);
+  if (i < end) {
+    const int64_t rest = end - i;
+    const Gradients d = swiglu_backward(load_part(dy + i, rest), load_part(gate + i, rest), load_part(up + i, rest));
+    store_part(dgate + i, d.gate, rest);
+    store_part(dup + i, d.up, rest);
+  }
+  if (kStream) end_stream();
+}
+
+}  // namespace
+
+void swiglu_range(const float* gate, const float* up, float* y, bool past_caches, int64_t begin, int64_t end) {
+  (past_caches ? forward<true> : forward<false>)(gate, up, y, begin, end);
+}
+
+void swiglu_range_backward(const float* dy, const float* gate, const float* up, float* dgate, float* dup,
+                           bool past_caches, int64_t begin, int64_t end) {
+  (past_caches ? backward<true> : backward<false>)(dy, gate, up, dgate, dup, begin, end);
 }
 
 }  // namespace attnedit::kernels::ATTNEDIT_ISA
@@ -58,6 +73,7 @@ void swiglu_range_backward(const float* dy, const float* gate, const float* up, 
 #include "kernels/swiglu.h"
 #include "runtime/check.h"
 #include "runtime/parallel.h"
+#include "simd/stores.h"
 
 namespace attnedit::kernels {
 namespace {
@@ -70,8 +86,9 @@ Task swiglu_forward(View<const float, 2> gate, View<const float, 2> up, View<flo
   ATTNEDIT_CHECK(y.shape == gate.shape, "swiglu", "y must have shape ", to_string(gate.shape), ", got ",
                  to_string(y.shape));
   return [=] {
-    parallel_for(gate.size(), kGrain, [&](int64_t begin, int64_t end) {
-      ATTNEDIT_BEST(swiglu_range)(gate.data, up.data, y.data, begin, end);
+    const bool past_caches = simd::stores_past_caches(3 * gate.size(), {y.data});
+    parallel_numbers(gate.size(), kGrain, [&](int64_t begin, int64_t end) {
+      ATTNEDIT_BEST(swiglu_range)(gate.data, up.data, y.data, past_caches, begin, end);
     });
   };
 }
@@ -87,8 +104,10 @@ Task swiglu_backward(View<const float, 2> dy, View<const float, 2> gate, View<co
   ATTNEDIT_CHECK(dup.shape == gate.shape, "swiglu_backward", "dup must have shape ", to_string(gate.shape), ", got ",
                  to_string(dup.shape));
   return [=] {
-    parallel_for(gate.size(), kGrain, [&](int64_t begin, int64_t end) {
-      ATTNEDIT_BEST(swiglu_range_backward)(dy.data, gate.data, up.data, dgate.data, dup.data, begin, end);
+    const bool past_caches = simd::stores_past_caches(5 * gate.size(), {dgate.data, dup.data});
+    parallel_numbers(gate.size(), kGrain, [&](int64_t begin, int64_t end) {
+      ATTNEDIT_BEST(swiglu_range_backward)
+      (dy.data, gate.data, up.data, dgate.data, dup.data, past_caches, begin, end);
     });
   };
 }

@@ -38,11 +38,10 @@ class Team {
     if (!one_region) return false;
     {
       const std::lock_guard lock(mutex_);
-      for (; helpers_ < threads - 1; ++helpers_) std::thread([this] { help(); }).detach();
+      for (; helpers_ < threads - 1; ++helpers_) std::thread([this, place = helpers_] { help(place); }).detach();
       body_ = body;
       context_ = context;
       places_ = threads - 1;
-      entered_ = 0;
       generation_.fetch_add(1, std::memory_order_release);
       if (sleepers_ > 0) begin_.notify_all();
     }
@@ -61,7 +60,7 @@ class Team {
   }
 
  private:
-  void help() {
+  void help(int place) {
     in_region = true;
     uint64_t seen = 0;
     for (;;) {
@@ -71,13 +70,12 @@ class Team {
       begin_.wait(lock, [&] { return generation_.load() != seen; });
       --sleepers_;
       seen = generation_.load();
-      if (entered_ >= places_) continue;
-      const int worker = ++entered_;
+      if (place >= places_) continue;
       active_.fetch_add(1);
       void (*const body)(void*, int) = body_;
       void* const context = context_;
       lock.unlock();
-      body(context, worker);
+      body(context, place + 1);
       lock.lock();
       if (active_.fetch_sub(1) == 1) end_.notify_one();
     }
@@ -87,7 +85,7 @@ class Team {
   std::condition_variable begin_, end_;
   std::atomic<uint64_t> generation_{0};
   std::atomic<int> active_{0};
-  int helpers_ = 0, sleepers_ = 0, places_ = 0, entered_ = 0;
+  int helpers_ = 0, sleepers_ = 0, places_ = 0;
   void (*body_)(void*, int) = nullptr;
   void* context_ = nullptr;
 };

@@ -43,10 +43,10 @@ class FlushSubnormals {
   uint64_t saved_;
 };
 
-// Runs body(worker) on the calling thread, as worker 0, and on up to threads - 1 others; returns when all that began
-// have ended. A thread that the system has not scheduled by then is not waited for: on a busy machine a region costs no
-// more than the caller alone would need. Inside a region, and beside another one, the caller works alone. body must not
-// throw.
+// Runs body(worker) on the calling thread, as worker 0, and on up to threads - 1 others, each the same worker every
+// time; returns when all that began have ended. A thread that the system has not scheduled by then is not waited for:
+// on a busy machine a region costs no more than the caller alone would need. Inside a region, and beside another one,
+// the caller works alone. body must not throw.
 void run_on_team(int threads, void (*body)(void* context, int worker), void* context);
 
 // Calls f(i, worker) for every i in [0, n), in any order, one at a time per worker; worker < num_threads() picks
@@ -74,14 +74,45 @@ void parallel_items(int64_t n, const F& f) {
 // f must give the same bits however the range is cut, and must not throw.
 template <class F>
 void parallel_for(int64_t n, int64_t grain, const F& f) {
-  // A few ranges per thread: who is late takes fewer.
-  const int64_t most = num_threads() == 1 ? 1 : 4 * num_threads();
+  // A few ranges per thread: who is late takes fewer. Each begins with the same share every time, which its own cache
+  // may still hold from the kernel before: cores need not share their last cache, even where the system says so.
+  constexpr int64_t kPerThread = 4, kMost = 1024;
+  const int64_t most = num_threads() == 1 ? 1 : std::min(kMost, kPerThread * num_threads());
   const int64_t ranges = std::clamp<int64_t>(n / std::max<int64_t>(grain, 1), 1, most);
-  const int64_t length = (n + ranges - 1) / ranges;
-  parallel_items(n > 0 ? ranges : 0, [&](int64_t i, int) {
-    const int64_t begin = i * length;
-    if (begin < n) f(begin, std::min(n, begin + length));
-  });
+  if (n <= 0) return;
+  struct Region {
+    const F& f;
+    const int64_t n, ranges, threads;
+    std::atomic<bool> taken[kMost];
+  };
+  const int64_t threads = std::min<int64_t>(num_threads(), ranges);
+  Region region{f, n, ranges, threads, {}};
+  run_on_team(
+      static_cast<int>(threads),
+      [](void* context, int worker) {
+        Region& shared = *static_cast<Region*>(context);
+        FlushSubnormals flush;
+        const int64_t length = (shared.n + shared.ranges - 1) / shared.ranges;
+        const int64_t first = worker * shared.ranges / shared.threads;
+        const int64_t own = (worker + 1) * shared.ranges / shared.threads - first;
+        for (int64_t k = 0; k < shared.ranges; ++k) {
+          // Behind its own share a worker helps the one before it, from that share's end.
+          const int64_t i = k < own ? first + k : (first + own - 1 - k + shared.ranges) % shared.ranges;
+          const int64_t begin = i * length;
+          if (!shared.taken[i].exchange(true, std::memory_order_relaxed) && begin < shared.n)
+            shared.f(begin, std::min(shared.n, begin + length));
+        }
+      },
+      &region);
+}
+
+// The same for the numbers of arrays: ranges begin at a cache line where the arrays do, so that no two threads write to
+// one line.
+template <class F>
+void parallel_numbers(int64_t n, int64_t grain, const F& f) {
+  constexpr int64_t kLine = 16;
+  parallel_for((n + kLine - 1) / kLine, grain / kLine,
+               [&](int64_t begin, int64_t end) { f(begin * kLine, std::min(n, end * kLine)); });
 }
 
 }  // namespace attnedit

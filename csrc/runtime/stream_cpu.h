@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
@@ -87,7 +88,7 @@ struct attnedit_stream {
     }
     {
       std::unique_lock lock(mutex_);
-      finished_one_.wait(lock, [&] { return pushed_ - finished_ < attnedit::cpu::kQueueLength; });
+      while (pushed_ - finished_ >= attnedit::cpu::kQueueLength) wait_until(finished_ + 1, lock);
       queue_[pushed_ % attnedit::cpu::kQueueLength] = std::move(entry);
       ++pushed_;
     }
@@ -95,8 +96,7 @@ struct attnedit_stream {
   }
   void synchronize() {
     std::unique_lock lock(mutex_);
-    const uint64_t target = pushed_;
-    finished_one_.wait(lock, [&] { return finished_ >= target; });
+    wait_until(pushed_, lock);
   }
   bool idle() {
     std::lock_guard lock(mutex_);
@@ -104,6 +104,15 @@ struct attnedit_stream {
   }
 
  private:
+  static constexpr uint64_t kNever = UINT64_MAX;
+
+  // A waiter is woken when its own task has ended: to wake it after each would cost a core that a kernel works on.
+  void wait_until(uint64_t target, std::unique_lock<std::mutex>& lock) {
+    while (finished_ < target) {
+      wanted_ = std::min(wanted_, target);
+      finished_one_.wait(lock);
+    }
+  }
   void run(const Entry& entry) {
     if (!entry.mark) {
       std::lock_guard lease(cores_);
@@ -127,6 +136,8 @@ struct attnedit_stream {
         std::lock_guard lock(mutex_);  // whoever sees the event done finds the stream idle too
         if (entry.reaches()) entry.mark->reach(entry.record);
         ++finished_;
+        if (finished_ < wanted_) continue;
+        wanted_ = kNever;
       }
       finished_one_.notify_all();
     }
@@ -149,7 +160,7 @@ struct attnedit_stream {
   std::condition_variable pushed_one_, finished_one_;
   std::array<Entry, attnedit::cpu::kQueueLength> queue_;
   std::atomic<uint64_t> pushed_{0};  // written under the mutex; atomic only for the spinning reader
-  uint64_t finished_ = 0;
+  uint64_t finished_ = 0, wanted_ = kNever;
   bool stopping_ = false;
   std::thread thread_;
 };

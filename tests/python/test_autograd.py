@@ -30,6 +30,19 @@ def test_linear_gives_gradients_to_input_weight_and_bias() -> None:
     np.testing.assert_allclose(tb.grad, dy.sum((0, 1)), rtol=1e-4, atol=1e-6)
 
 
+def test_logit_mse_is_the_squared_error_of_logits() -> None:
+    x, t, head, w = values((2, 3, 4), 0), values((2, 3, 4), 1), values((9, 4), 2), np.abs(values((6,), 3))
+    tx = ae.tensor(x, requires_grad=True)
+    loss = ops.logit_mse(tx, ae.tensor(t), ops.gram(ae.tensor(head)), ae.tensor(w))
+    backward([loss])
+    apart = ((x - t) @ head.T).reshape(6, 9)
+    np.testing.assert_allclose(loss.item(), (w * (apart**2).mean(1)).sum(), rtol=1e-5)
+    want = (2 / 9 * w[:, None] * (apart @ head)).reshape(x.shape)
+    np.testing.assert_allclose(tx.grad, want, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="head must be frozen"):
+        ops.gram(ae.tensor(head, requires_grad=True))
+
+
 def test_a_tensor_used_twice_gets_the_sum() -> None:
     x, t = values((1, 3, 4), 0), values((1, 3, 4), 1)
     tx = ae.tensor(x, requires_grad=True)

@@ -100,3 +100,35 @@ def cosine_loss(student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
     _core.cosine_loss(student.array, teacher.array, weights.array, loss.array, dstudent)
     record((loss,), (student,), lambda _: (dstudent,))
     return loss
+
+
+@dataclass(frozen=True)
+class Gram:
+    """matrix [D, D] = head^T head of a frozen head of `vocabulary` rows."""
+
+    matrix: Tensor
+    vocabulary: int
+
+
+def gram(head: Tensor) -> Gram:
+    """Of a frozen head [V, D] of any storage type: built once, it stands for the head in logit_mse."""
+    if head.requires_grad:
+        raise ValueError("[gram] head must be frozen, for its matrix is built once, got one that requires a gradient")
+    vocabulary, width = head.shape
+    matrix = empty((width, width))
+    _core.gram(head.array, matrix.array)
+    return Gram(matrix, vocabulary)
+
+
+def logit_mse(student: Tensor, teacher: Tensor, head: Gram, weights: Tensor) -> Tensor:
+    """sum w mean_v (student head_v - teacher head_v)^2 under one frozen head, at the cost of D x D numbers a token.
+
+    student, teacher: hidden states [B, T, D]; weights [N].   -> [1]
+    """
+    loss = empty((1,))
+    dstudent = _core.empty(student.shape, student.dtype) if _needs_grad(student) else None
+    _core.logit_mse(
+        student.array, teacher.array, head.matrix.array, head.vocabulary, weights.array, loss.array, dstudent
+    )
+    record((loss,), (student,), lambda _: (dstudent,))
+    return loss

@@ -81,20 +81,21 @@ TEST_P(MlaProjection, CompressMatchesReference) {
   };
   const auto want_dkv_a = gradient(cx, loss), want_dweight = gradient(cw, loss);
   on_every_isa([&] {
-    std::vector<float> latent(N * R, 7.f), rstd(N), rotated(N * P, 7.f), dkv_a(N * (R + P), 7.f), dweight(R, 1.f);
+    std::vector<float> latent(N * R, 7.f), rstd(N), rotated(N * P, 7.f), dkv_a(N * (R + P), 7.f), dweight(R, 1.f),
+        scratch(mla_compress_workspace(N, R), 7.f);
     mla_compress_forward(kv_a_view, in<1>(weight, {R}), kNormEps, cos_view, sin_view, s.start,
                          out<3>(latent, {B, T, R}), out<2>(rstd, {B, T}), out<3>(rotated, {B, T, P}))();
     expect_close(latent, want.first, 2e-6, "latent");
     expect_close(rotated, want.second, 1e-6, "k_rope");
     mla_compress_backward(in<3>(dlatent, {B, T, R}), in<3>(dk_rope, {B, T, P}), kv_a_view, in<1>(weight, {R}),
                           in<2>(rstd, {B, T}), cos_view, sin_view, s.start, out<3>(dkv_a, {B, T, R + P}),
-                          out<1>(dweight, {R}))();
+                          out<1>(dweight, {R}), out<1>(scratch, {mla_compress_workspace(N, R)}))();
     for (float& value : dweight) value -= 1;  // it accumulates
     expect_close(dkv_a, want_dkv_a, 2e-5, "dkv_a");
     expect_close(dweight, want_dweight, 2e-5, "dweight");
     std::vector<float> again(N * (R + P));
     mla_compress_backward(in<3>(dlatent, {B, T, R}), in<3>(dk_rope, {B, T, P}), kv_a_view, in<1>(weight, {R}),
-                          in<2>(rstd, {B, T}), cos_view, sin_view, s.start, out<3>(again, {B, T, R + P}), {})();
+                          in<2>(rstd, {B, T}), cos_view, sin_view, s.start, out<3>(again, {B, T, R + P}), {}, {})();
     EXPECT_EQ(again, dkv_a);
   });
 }
@@ -133,7 +134,7 @@ TEST(MlaProjection, SameBitsForAnyThreads) {
              dk = normal(N * H * (Kn + P), 7), dv = normal(N * H * Kv, 8);
   expect_same_bits_for_any_threads([&] {
     std::vector<float> latent(N * R), rstd(N), k_rope(N * P), k(dk.size()), v(dv.size()), dkv(kv.size()),
-        dk_rope(N * P), dkv_a(kv_a.size()), dweight(R), all;
+        dk_rope(N * P), dkv_a(kv_a.size()), dweight(R), scratch(mla_compress_workspace(N, R)), all;
     const auto cos_view = in<2>(cos, {T, P / 2}), sin_view = in<2>(sin, {T, P / 2});
     mla_compress_forward(in<3>(kv_a, {B, T, R + P}), in<1>(weight, {R}), kNormEps, cos_view, sin_view, 0,
                          out<3>(latent, {B, T, R}), out<2>(rstd, {B, T}), out<3>(k_rope, {B, T, P}))();
@@ -143,7 +144,7 @@ TEST(MlaProjection, SameBitsForAnyThreads) {
                         out<3>(dk_rope, {B, T, P}))();
     mla_compress_backward(in<3>(dlatent, {B, T, R}), in<3>(dk_rope, {B, T, P}), in<3>(kv_a, {B, T, R + P}),
                           in<1>(weight, {R}), in<2>(rstd, {B, T}), cos_view, sin_view, 0, out<3>(dkv_a, {B, T, R + P}),
-                          out<1>(dweight, {R}))();
+                          out<1>(dweight, {R}), out<1>(scratch, {mla_compress_workspace(N, R)}))();
     for (const auto* part : {&latent, &rstd, &k_rope, &k, &v, &dkv, &dk_rope, &dkv_a, &dweight})
       all.insert(all.end(), part->begin(), part->end());
     return all;

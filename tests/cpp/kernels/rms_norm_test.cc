@@ -50,10 +50,10 @@ TEST_P(RmsNorm, BackwardMatchesComplexStep) {
   };
   const auto want_dx = gradient(cx, loss), want_dw = gradient(cw, loss);
   on_every_isa([&, N = N, D = D] {
-    std::vector<float> y(N * D), rstd(N), dx(N * D, 7.f), dw(D, 1.f);
+    std::vector<float> y(N * D), rstd(N), dx(N * D, 7.f), dw(D, 1.f), scratch(rms_norm_workspace(N, D), 7.f);
     rms_norm_forward(in<2>(x, {N, D}), in<1>(weight, {D}), 1e-6f, out<2>(y, {N, D}), out<1>(rstd, {N}))();
     rms_norm_backward(in<2>(dy, {N, D}), in<2>(x, {N, D}), in<1>(weight, {D}), in<1>(rstd, {N}), out<2>(dx, {N, D}),
-                      out<1>(dw, {D}))();
+                      out<1>(dw, {D}), out<1>(scratch, {rms_norm_workspace(N, D)}))();
     for (float& value : dw) value -= 1;  // it accumulates
     expect_close(dx, want_dx, 2e-5, "dx");
     expect_close(dw, want_dw, 2e-5, "dweight");
@@ -66,10 +66,10 @@ TEST(RmsNorm, SameBitsForAnyThreads) {
   const int64_t N = 700, D = 200;
   const auto x = normal(N * D, 1), weight = normal(D, 2), dy = normal(N * D, 3);
   expect_same_bits_for_any_threads([&] {
-    std::vector<float> y(N * D), rstd(N), dx(N * D), dw(D);
+    std::vector<float> y(N * D), rstd(N), dx(N * D), dw(D), scratch(rms_norm_workspace(N, D));
     rms_norm_forward(in<2>(x, {N, D}), in<1>(weight, {D}), 1e-6f, out<2>(y, {N, D}), out<1>(rstd, {N}))();
     rms_norm_backward(in<2>(dy, {N, D}), in<2>(x, {N, D}), in<1>(weight, {D}), in<1>(rstd, {N}), out<2>(dx, {N, D}),
-                      out<1>(dw, {D}))();
+                      out<1>(dw, {D}), out<1>(scratch, {rms_norm_workspace(N, D)}))();
     y.insert(y.end(), dx.begin(), dx.end());
     y.insert(y.end(), dw.begin(), dw.end());
     return y;
