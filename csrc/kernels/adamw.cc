@@ -89,7 +89,7 @@ Task adamw(View<float, 1> parameter, View<float, 1> gradient, View<float, 1> m, 
                              static_cast<float>(1 / (1 - std::pow(double{options.beta2}, step))),
                              options.eps,
                              options.weight_decay};
-    parallel_for(parameter.dim(0), kGrain, [&](int64_t begin, int64_t end) {
+    parallel_numbers(parameter.dim(0), kGrain, [&](int64_t begin, int64_t end) {
       ATTNEDIT_BEST(adamw_range)
       (parameter.data, gradient.data, m.data, v.data, one_step, options.zero_gradient, begin, end);
     });
