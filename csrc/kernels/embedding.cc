@@ -11,14 +11,24 @@ ATTNEDIT_LOOPS(void gather(const int32_t* tokens, const float* table, float* y, 
                                 int64_t part, int64_t parts);)
 
 #ifdef ATTNEDIT_ISA
-#include "simd/rows.h"
+#include "simd/vec.h"
 
 namespace attnedit::kernels::ATTNEDIT_ISA {
 namespace {
 
+// The processor cannot guess which row comes next: it is fetched while this one is copied.
 template <bool kStream>
 void gather_rows(const int32_t* tokens, const float* table, float* y, int64_t D, int64_t begin, int64_t end) {
-  for (int64_t n = begin; n < end; ++n) copy_row<kStream>(table + tokens[n] * D, y + n * D, D);
+  for (int64_t n = begin; n < end; ++n) {
+    const float* row = table + tokens[n] * D;
+    const float* next = table + tokens[n + 1 < end ? n + 1 : n] * D;
+    int64_t d = 0;
+    for (; d + kLanes <= D; d += kLanes) {
+      __builtin_prefetch(next + d);
+      put<kStream>(y + n * D + d, load(row + d));
+    }
+    for (; d < D; ++d) y[n * D + d] = row[d];
+  }
   if (kStream) end_stream();
 }
 
@@ -39,11 +49,22 @@ void gather_float16(const int32_t* tokens, const uint16_t* table, float* y, int6
 
 void scatter_add(const float* dy, const int32_t* tokens, float* dtable, int64_t N, int64_t D, int64_t part,
                  int64_t parts) {
-  for (int64_t n = 0; n < N; ++n) {
-    if (tokens[n] % parts != part) continue;
+  const auto own = [=](int64_t n) {
+    while (n < N && tokens[n] % parts != part) ++n;
+    return n;
+  };
+  for (int64_t n = own(0), next; n < N; n = next) {
+    next = own(n + 1);
+    const int64_t fetched = next < N ? next : n;
     const float* dy_n = dy + n * D;
     float* row = dtable + tokens[n] * D;
-    for (int64_t d = 0; d < D; ++d) row[d] += dy_n[d];
+    int64_t d = 0;
+    for (; d + kLanes <= D; d += kLanes) {
+      __builtin_prefetch(dy + fetched * D + d);
+      __builtin_prefetch(dtable + tokens[fetched] * D + d, 1);
+      store(row + d, load(row + d) + load(dy_n + d));
+    }
+    for (; d < D; ++d) row[d] += dy_n[d];
   }
 }
 

@@ -26,7 +26,7 @@ void compress(const float* kv_a, const float* weight, float eps, const float* co
   for (int64_t n = begin; n < end; ++n) {
     const float* x_n = kv_a + n * (R + P);
     rstd[n] = reciprocal_rms(x_n, eps, R);
-    scale_row<kStream>(x_n, weight, rstd[n], latent + n * R, R);
+    scale_row<kStream>(x_n, R + P, weight, rstd[n], latent + n * R, R);
     const int64_t t = n % T;
     rotate_row<kStream>(x_n + R, cos + t * P / 2, sin + t * P / 2, 1, true, k_rope + n * P, P / 2);
   }
@@ -40,7 +40,8 @@ void compress_backward(const float* dlatent, const float* dk_rope, const float* 
   if (kWeight) std::memset(dweight, 0, R * sizeof(float));
   for (int64_t n = begin; n < end; ++n) {
     float* dx_n = dkv_a + n * (R + P);
-    norm_row_backward<kStream, kWeight>(dlatent + n * R, kv_a + n * (R + P), weight, rstd[n], dx_n, dweight, R);
+    norm_row_backward<kStream, kWeight>(dlatent + n * R, R, kv_a + n * (R + P), R + P, weight, rstd[n], dx_n, dweight,
+                                        R);
     const int64_t t = n % T;
     rotate_row<kStream>(dk_rope + n * P, cos + t * P / 2, sin + t * P / 2, -1, true, dx_n + R, P / 2);
   }

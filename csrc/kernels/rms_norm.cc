@@ -18,7 +18,7 @@ void forward(const float* x, const float* weight, float eps, float* y, float* rs
              int64_t end) {
   for (int64_t n = begin; n < end; ++n) {
     rstd[n] = reciprocal_rms(x + n * D, eps, D);
-    scale_row<kStream>(x + n * D, weight, rstd[n], y + n * D, D);
+    scale_row<kStream>(x + n * D, D, weight, rstd[n], y + n * D, D);
   }
   if (kStream) end_stream();
 }
@@ -28,7 +28,7 @@ void backward(const float* dy, const float* x, const float* weight, const float*
               int64_t D, int64_t begin, int64_t end) {
   if (kWeight) std::memset(dweight, 0, D * sizeof(float));
   for (int64_t n = begin; n < end; ++n)
-    norm_row_backward<kStream, kWeight>(dy + n * D, x + n * D, weight, rstd[n], dx + n * D, dweight, D);
+    norm_row_backward<kStream, kWeight>(dy + n * D, D, x + n * D, D, weight, rstd[n], dx + n * D, dweight, D);
   if (kStream) end_stream();
 }
 
