@@ -45,7 +45,9 @@ void quadratic_rows(const float* differences, const float* weights, float factor
 namespace attnedit::kernels {
 namespace {
 
-constexpr int64_t kHeadRows = 512;   // summed in float; further on in double, for a head has hundreds of times as many
+// Rows of the head that are summed in float; their sums are added in double. Squares of 16-bit numbers fall on halves
+// of the last place and are rounded down more often than up, so that long chains of them drift.
+constexpr int64_t kHeadRows = 128;
 constexpr int64_t kGrain = 1 << 15;  // numbers that are worth a second thread
 int64_t rows_per_grain(int64_t D) { return kGrain / std::max<int64_t>(D, 1) + 1; }
 
