@@ -66,7 +66,7 @@ TEST(Beyond32Bits, RowsByRows) {
     run(rms_norm_forward({a.data, {N, kWidth}}, in<1>(weight, {kWidth}), 1e-6f, rows(y), out<1>(rstd, {N})));
     EXPECT_EQ(rstd[N - 1], rstd[kRows - 1]);
     run(rms_norm_backward({b.data, {N, kWidth}}, {a.data, {N, kWidth}}, in<1>(weight, {kWidth}), {rstd.data(), {N}},
-                          rows(y), {}));
+                          rows(y), {}, {}));
     return found;
   };
   const auto want = answers(1);
