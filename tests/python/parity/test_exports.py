@@ -1,6 +1,8 @@
 """Every format in the stock class that it is named after: logits in eager, sdpa and over a cache, and generation."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from students import LAYERS, student
@@ -113,3 +115,40 @@ def test_shards_and_their_index(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "sharded", whole.config, whole.tensors, shard_bytes=20_000)
     assert len(list((tmp_path / "sharded").glob("model-*-of-*.safetensors"))) > 2
     assert_holds(in_transformers(model, tmp_path / "sharded")[1])
+
+
+THETA = {"rope_theta": None, "rope_scaling": None}
+TRAPS: dict[str, tuple[str, dict[str, Any]]] = {  # keys of config.json that a class reads otherwise, or without a word
+    "youtu zeroes the padding token": ("youtu", {"pad_token_id": 7}),
+    "half-split rows": ("deepseek_v3", {"rope_interleave": False}),
+    "no theta": ("deepseek_v3", {**THETA, "rope_parameters": {"rope_type": "linear", "factor": 2.5}}),
+    "no key for the eps": ("lfm3", {"norm_eps": None}),
+    "no gate": ("lfm3", {"use_attention_gate": False}),
+    "a window that is one off": ("lfm3", {"sliding_window": 6}),
+    "half of the dims rotate": ("laguna", {"rope_parameters": None}),
+    "all layers full": ("laguna", {"layer_types": None}),
+    "another gate": ("laguna", {"gating": "per-head"}),
+    "a quarter of the dims rotate": ("qwen3_5_text", {**THETA, "rope_parameters": None, "partial_rotary_factor": None}),
+    "nothing slides": ("qwen3", {"use_sliding_window": False}),
+    "nested theta": ("mellum", {"rope_parameters": None}),
+    "heads": ("llama", {"num_attention_heads": 2}),
+    "a layer's activation": ("attnedit", {"attention": "sigmoid"}),
+}
+
+
+@pytest.mark.parametrize("trap", TRAPS)
+def test_the_probe_sees_what_the_classes_trip_over(tmp_path: Path, trap: str) -> None:
+    format, change = TRAPS[trap]
+    model = student(format, {"no theta": 1, "no key for the eps": 2}.get(trap, 0))  # not the classes' own defaults
+    folder = ae.export(model, tmp_path / "out", format)
+    probe = probe_for(model.config)
+    again = ae.load(folder)
+    raw = json.loads((folder / "config.json").read_text())
+    if "attention" in change:
+        for layer in raw["attention"]:
+            layer |= {"gate": "sigmoid"} if "gate" in layer else {}
+    else:
+        raw = {key: value for key, value in (raw | change).items() if value is not None or key not in change}
+    (folder / "config.json").write_text(json.dumps(raw))
+    with pytest.raises((RuntimeError, ValueError, KeyError)):
+        judged(model, again, probe, examine(folder, probe.tokens, probe.positions, probe.new_tokens))
