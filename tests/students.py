@@ -49,6 +49,8 @@ LAYERS: dict[str, tuple[AttentionConfig, ...]] = {
     "mellum": (grouped(sliding_window=5), grouped(sliding_window=5), grouped(), grouped(), grouped(sliding_window=5)),
     "qwen2": (grouped(qk_norm=False, qkv_bias=True), grouped(qk_norm=False, qkv_bias=True, sliding_window=5)) * 2,
     "llama": (grouped(qk_norm=False, qkv_bias=True, o_bias=True),) * 5,
+    "mistral4": (LATENT,) * 5,
+    "qwen3_moe": (grouped(),) * 5,
     "attnedit": (
         per_element(sliding_window=5), gated(gate="softplus", sliding_window=7, qk_norm=False, qkv_bias=True), LATENT,
         per_element(sliding_window=5, gate="softplus"), gated(sliding_window=1),
@@ -56,19 +58,33 @@ LAYERS: dict[str, tuple[AttentionConfig, ...]] = {
 }  # fmt: skip
 
 
-def student(format: str, variant: int = 0) -> Decoder:
-    """Variants differ in rope, ties, eps and special tokens; in two of them our own class has experts.
+EXPERTS = MoEConfig(6, 2, 12, norm_topk_prob=True)
+SOME = replace(EXPERTS, mlp_only_layers=(1, 3))
+# By variant: a mixture in all layers or in some, where the class can have one.
+MIXTURES: dict[str, tuple[MoEConfig | None, ...]] = {
+    "mistral4": (
+        EXPERTS, replace(EXPERTS, norm_topk_prob=False, mlp_only_layers=(0, 1)),
+        replace(EXPERTS, mlp_only_layers=(0,)), replace(EXPERTS, norm_topk_prob=False),
+    ),
+    "qwen3_moe": (EXPERTS, replace(SOME, norm_topk_prob=False), SOME, replace(EXPERTS, decoder_sparse_step=2)),
+    "mellum": (None, SOME, replace(EXPERTS, norm_topk_prob=False), None),
+    "qwen3_next": (None, SOME, replace(EXPERTS, norm_topk_prob=False), None),
+    "attnedit": (None, SOME, replace(EXPERTS, decoder_sparse_step=2), None),
+}  # fmt: skip
 
-    Weights are as large as random_decoder draws them.
-    """
+
+def student(format: str, variant: int = 0) -> Decoder:
+    """Variants differ in rope, ties, eps and special tokens. Weights are as large as random_decoder draws them."""
     rope = list(ROPES)[variant % len(ROPES)]
     eps = (1e-6, 1e-5, 1e-3, 1e-2)[variant % 4]
-    moe = MoEConfig(6, 2, 12, variant == 3, decoder_sparse_step=max(variant - 1, 1), mlp_only_layers=(2,))
-    layers = [layer if isinstance(layer, MLAConfig) else replace(layer, norm_eps=eps) for layer in LAYERS[format]]
+    slides = {"sliding_window": 5} if format == "qwen3_moe" and variant % 2 else {}  # in all layers or in none
+    layers = [
+        layer if isinstance(layer, MLAConfig) else replace(layer, norm_eps=eps, **slides) for layer in LAYERS[format]
+    ]
     config = tiny_config(
         attention=tuple(layers), rope=ROPES[rope], rms_norm_eps=eps, vocab_size=50,
         tie_word_embeddings=variant % 2 == 0, mlp_bias=format in ("llama", "attnedit") and variant % 2 == 1,
-        moe=moe if format == "attnedit" and variant > 1 else None, bos_token_id=0, eos_token_id=[3, 4],
+        moe=MIXTURES.get(format, (None,) * 4)[variant], bos_token_id=0, eos_token_id=[3, 4],
         pad_token_id=7 if variant < 2 else None,
     )  # fmt: skip
     return random_decoder(config, variant)

@@ -26,12 +26,14 @@ def model_card(
     name: str,
     format: str,
     raw: Mapping[str, Any],
+    loader: str,
     dtype: str,
     figures: Sequence[Parity],
     source: str | Path | None,
     run: str | Path | None,
 ) -> str:
-    """source: the folder the model or its teacher came from; run: a finished run folder, whose figures are told."""
+    """loader: the class that reads the folder; source: where the model or its teacher came from; run: a finished run,
+    whose figures are told."""
     stated = {} if source is None else front_matter(Path(source))
     base = base_model(stated, None if source is None else Path(source))
     edited = any(isinstance(layer, GateSWAConfig | MLAConfig) for layer in config.attention)
@@ -44,7 +46,7 @@ def model_card(
         f"---\n{yaml.safe_dump(head, sort_keys=False).strip()}\n---",
         f"# {name}",
         _opening(config, base, edited, dtype, format, raw),
-        _loading(raw),
+        _loading(raw, loader),
         _method(run) if edited else None,
         *(_measured(Path(run), config) if run is not None else [_cache(config)]),
         _checks(figures),
@@ -119,16 +121,21 @@ def _opening(
     did = f"{of} with its attention edited" if edited else f"{of}, its attention as it was,"
     layers = Counter(map(_describe, config.attention))
     rows = [f"- {count} of {config.num_hidden_layers} layers: {kind}" for kind, count in layers.items()]
+    if config.moe is not None:
+        moe = config.moe
+        sparse = sum(config.sparse(i) for i in range(config.num_hidden_layers))
+        kind = f"mixture of {moe.num_experts} experts, {moe.num_experts_per_tok} a token"
+        rows.append(f"- {sparse} of {config.num_hidden_layers} layers: {kind}")
     written = f"{did[0].upper()}{did[1:]} by attnedit {attnedit.__version__}, written as `{format}` in {dtype}"
     return f"{written} (class `{raw['architectures'][0]}`).\n\n" + "\n".join(rows)
 
 
-def _loading(raw: Mapping[str, Any]) -> str:
+def _loading(raw: Mapping[str, Any], loader: str) -> str:
     remote = ", trust_remote_code=True" if "auto_map" in raw else ""
     lines = [
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        f"from transformers import {loader}, AutoTokenizer",
         "",
-        f'model = AutoModelForCausalLM.from_pretrained("FOLDER", dtype="auto"{remote})',
+        f'model = {loader}.from_pretrained("FOLDER", dtype="auto"{remote})',
         'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
     ]
     more = "\n\nAfter `import attnedit.hf` the flag is not needed." if remote else ""

@@ -32,7 +32,7 @@ CARRIED = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.
            "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "generation_config.json")  # fmt: skip
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 ROUNDING = 1e-4  # of the largest logit: what a format's own rounding in 16 bits may add to that of the weights
-_NOT_A_FORMAT = {"__init__", "card", "export", "grouped", "in_transformers", "keys", "latent", "parity"}
+_NOT_A_FORMAT = {"__init__", "card", "experts", "export", "grouped", "in_transformers", "keys", "latent", "parity"}
 
 
 def known_formats() -> list[str]:
@@ -89,7 +89,8 @@ def export(
         if not generation.exists():
             ids = {key: getattr(model.config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
             generation.write_text(json.dumps(ids, indent=2) + "\n", "utf-8")
-        card = model_card(model.config, Path(folder).name, format, raw, dtype, figures, source, run)
+        loader = getattr(writer, "LOADER", "AutoModelForCausalLM")
+        card = model_card(model.config, Path(folder).name, format, raw, loader, dtype, figures, source, run)
         (written / "README.md").write_text(card, "utf-8")
 
     save_checkpoint(folder, raw, _Rounded(writer.tensors(model), DTYPES[dtype]), files, check=finish)

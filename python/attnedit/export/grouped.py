@@ -28,10 +28,12 @@ def refuse_grouped(
     gate_per: Collection[str] = ("head", "element"),
     biases: Collection[tuple[bool, bool]] = ((False, False),),
     mlp_bias: bool = False,
+    experts: bool = False,
 ) -> str | None:
     """Why a class with one shape of attention for all layers cannot hold the model.
 
-    gate: the activation of its gate; biases: what it can have on (q, k, v) and o; mlp_bias: whether it can have one.
+    gate: the activation of its gate; biases: what it can have on (q, k, v) and o; mlp_bias, experts: whether its MLP
+    can have them.
     """
     layers = grouped(config)
     for i, layer in enumerate(layers):
@@ -60,7 +62,7 @@ def refuse_grouped(
     ):
         if len(values) > 1:
             return f"all layers must have the same {what}, got {' and '.join(map(str, sorted(values, key=str)))}"
-    if config.moe is not None:
+    if config.moe is not None and not experts:
         return "the MLP must be dense, without experts"
     if config.mlp_bias and not mlp_bias:
         return "the MLP must have no bias"

@@ -7,15 +7,15 @@ from attnedit.models import DecoderConfig
 from attnedit.nn import MLAConfig
 
 
-def refuse_latent(config: DecoderConfig) -> str | None:
-    """Why a class with one MLA for all layers cannot hold the model."""
+def refuse_latent(config: DecoderConfig, experts: bool = False) -> str | None:
+    """Why a class with one MLA for all layers cannot hold the model; experts: whether its MLP is a mixture of them."""
     for i, layer in enumerate(config.attention):
         if not isinstance(layer, MLAConfig):
             return f"every layer must be MLA, layer {i} is not"
     if len(set(config.attention)) > 1:
         return "all layers must have the same MLA dimensions"
-    if config.moe is not None:
-        return "the MLP must be dense, without experts"
+    if (config.moe is not None) != experts:
+        return "the MLP must be a mixture of experts" if experts else "the MLP must be dense, without experts"
     if config.mlp_bias:
         return "the MLP must have no bias"
     return None

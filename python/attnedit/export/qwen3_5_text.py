@@ -14,9 +14,9 @@ from attnedit.tensor import Array
 __all__ = ["raw_config", "refuse", "tensors"]
 
 
-def refuse(config: DecoderConfig) -> str | None:
+def refuse(config: DecoderConfig, experts: bool = False) -> str | None:
     """Why this format cannot hold the model; None if it can."""
-    return refuse_grouped(config, qk_norm=True, windows=False, gate="sigmoid")
+    return refuse_grouped(config, qk_norm=True, windows=False, gate="sigmoid", experts=experts)
 
 
 def raw_config(

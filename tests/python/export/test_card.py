@@ -72,6 +72,12 @@ def test_a_folder_of_the_hubs_cache_is_called_as_on_the_hub(source: Path, tmp_pa
     assert head_of(ae.export(ae.load(snapshot), tmp_path / "out", "qwen3", snapshot))["base_model"] == "Qwen/Qwen3-Tiny"
 
 
+def test_a_class_that_auto_does_not_know_is_loaded_by_its_name(tmp_path: Path) -> None:
+    text = (ae.export(student("mistral4"), tmp_path / "out", "mistral4") / "README.md").read_text()
+    assert "from transformers import Mistral4ForCausalLM, AutoTokenizer" in text
+    assert "mixture of 6 experts, 2 a token" in text
+
+
 def test_a_model_from_memory_has_no_base(tmp_path: Path) -> None:
     folder = ae.export(student("attnedit"), tmp_path / "out")
     assert "base_model" not in head_of(folder)

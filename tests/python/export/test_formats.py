@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from students import LATENT, LAYERS, gated, grouped, per_element, student
+from students import EXPERTS, LATENT, LAYERS, gated, grouped, per_element, student
 from tiny import random_decoder, tiny_config
 
 import attnedit as ae
@@ -82,6 +82,28 @@ REFUSED = {
     "other heads in some layers": ((grouped(), replace(grouped(), num_key_value_heads=4)), {}, {
         "mellum": "all layers must have the same heads and head_dim",
     }, ["attnedit"]),
+    "MLA with experts": ((LATENT, LATENT), {"moe": EXPERTS}, {
+        "deepseek_v3": "the MLP must be dense, without experts", "qwen3_moe": "layer 0 is MLA",
+    }, ["attnedit", "mistral4"]),
+    "MLA with a dense layer after experts": ((LATENT,) * 2, {"moe": replace(EXPERTS, mlp_only_layers=(1,))}, {
+        "mistral4": "dense layers must come before all that have experts",
+    }, ["attnedit"]),
+    "MLA without experts": ((LATENT, LATENT), {}, {
+        "mistral4": "the MLP must be a mixture of experts",
+    }, ["attnedit", "deepseek_v3", "youtu"]),
+    "experts behind a gate and a window": ((gated(sliding_window=5), gated()), {"moe": EXPERTS}, {
+        "lfm3": "the MLP must be dense, without experts", "qwen3_next": "every layer must see the whole context",
+        "mellum": "no layer can have an output gate", "laguna": "the gate must be softplus",
+    }, ["attnedit"]),
+    "experts behind a gate": ((gated(), per_element()), {"moe": EXPERTS}, {
+        "qwen3_5_text": "the MLP must be dense, without experts",
+    }, ["attnedit", "qwen3_next"]),
+    "experts, some layers with a window": ((grouped(sliding_window=5), grouped()), {"moe": EXPERTS}, {
+        "qwen3_moe": "all layers must slide or none", "qwen3": "the MLP must be dense, without experts",
+    }, ["attnedit", "mellum"]),
+    "a plain Qwen3-MoE": ((grouped(), grouped()), {"moe": EXPERTS}, {
+        "qwen3": "the MLP must be dense, without experts",
+    }, ["attnedit", "mellum", "qwen3_moe", "qwen3_next"]),
     "a plain Qwen3": ((grouped(), grouped()), {}, {
         "llama": "queries and keys must not be normed", "deepseek_v3": "every layer must be MLA",
     }, ["attnedit", "laguna", "lfm3", "mellum", "qwen3", "qwen3_5_text", "qwen3_next"]),
@@ -134,9 +156,11 @@ def test_the_padding_token_of_youtu(tmp_path: Path) -> None:
         ("lfm3", {"layer_types": ["conv"] * 5}, "layer_types.0 must be 'full_attention' or 'sliding_attention'"),
         ("laguna", {"mlp_layer_types": ["sparse"] * 5}, "mlp_layer_types.0 must be 'dense'"),
         ("laguna", {"gating": True}, "gating must be 'per-head' or 'per-element'"),
+        ("mistral4", {"n_shared_experts": 1}, "n_shared_experts must be 0, got 1"),
+        ("mistral4", {"routed_scaling_factor": 2.5}, "routed_scaling_factor must be 1, got 2.5"),
         ("mellum", {"sliding_window": None}, "sliding_window must be a number where layer_types has sliding_attention"),
         ("mellum", {"layer_types": ["full_attention"]}, "layer_types must have 5 entries, got 1"),
-        ("qwen3_next", {"mlp_only_layers": [0]}, "mlp_only_layers must name all layers"),
+        ("qwen3_next", {"mlp_only_layers": [0], "num_experts_per_tok": 2}, "moe_intermediate_size is missing"),
         ("qwen3_5_text", {"rope_parameters": {"rope_theta": 1e4}}, "partial_rotary_factor must be 1"),
         ("qwen3_5_text", {"layer_types": ["linear_attention"] * 5}, "layer_types.0 must be 'full_attention'"),
     ],

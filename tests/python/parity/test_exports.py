@@ -20,7 +20,7 @@ from attnedit.models import Decoder  # noqa: E402
 CLASSES = {
     "deepseek_v3": "DeepseekV3", "youtu": "Youtu", "lfm3": "Lfm3", "laguna": "Laguna", "qwen3_5_text": "Qwen3_5",
     "qwen3_next": "Qwen3Next", "qwen3": "Qwen3", "mellum": "Mellum", "qwen2": "Qwen2", "llama": "Llama",
-    "attnedit": "AttnEdit",
+    "mistral4": "Mistral4", "qwen3_moe": "Qwen3Moe", "attnedit": "AttnEdit",
 }  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def in_transformers(model: Decoder, folder: Path) -> tuple[str, list[Parity]]:
     return theirs["name"], judged(model, ae.load(folder), probe, theirs)
 
 
-def assert_holds(figures: list[Parity], tolerance: float = 1e-5) -> None:
+def assert_holds(figures: list[Parity], tolerance: float = 3e-5) -> None:
     assert [figure.reader.split(", ")[-1] for figure in figures] == ["eager", "sdpa", "cached"]
     for figure in figures:
         assert figure.largest > 2, figure
