@@ -7,6 +7,7 @@ PACKAGES := g++ ninja-build cmake python3-venv python3-dev libgtest-dev
 JOBS := $(shell nproc)
 # The interpreter that has torch and transformers: the peer of benchmarks, and what exported folders are loaded in.
 PEER := $(or $(ATTNEDIT_PEER_PYTHON),.venv-peer/bin/python)
+HAS_PEER = $(PEER) -c "from importlib.metadata import version as v; v('torch'), v('transformers')" 2>/dev/null
 
 .PHONY: demo test parity parity-table check check-all check-neon bench bench-long bench-plots bench-tools peer setup
 .PHONY: install cpp clean
@@ -25,7 +26,7 @@ test: install cpp
 
 # Exported folders in transformers' own classes. The peer's packages come first, attnedit and pytest are found behind them.
 parity: install peer
-	@if test -x $(PEER); then $(PEER) -c "import glob, sys; sys.path += glob.glob('$(VENV)/lib/python3*/site-packages'); \
+	@if $(HAS_PEER); then $(PEER) -c "import glob, sys; sys.path += glob.glob('$(VENV)/lib/python3*/site-packages'); \
 	  import pytest; sys.exit(pytest.main(['-q', 'tests/python/parity']))"; \
 	else echo "tests/python/parity is skipped: it needs torch and transformers, which cannot be installed here"; fi
 
@@ -96,7 +97,7 @@ bench-tools: install peer
 
 # PyTorch's own index has the build without CUDA; where it cannot be reached, whatever build the usual one gives.
 peer: setup
-	@test -x $(PEER) || (python3 -m venv .venv-peer && \
+	@$(HAS_PEER) || (python3 -m venv .venv-peer && \
 	  (.venv-peer/bin/pip install -q --retries 0 --index-url https://download.pytorch.org/whl/cpu torch==2.13.0 2>/dev/null || \
 	   .venv-peer/bin/pip install -q torch==2.13.0) && .venv-peer/bin/pip install -q 'transformers>=5.23') || \
 	  (rm -rf .venv-peer && echo "torch and transformers cannot be installed: what needs them is skipped")
