@@ -42,7 +42,7 @@ def examine(folder: Path, tokens: Any, positions: Any, new_tokens: int) -> dict[
     model.generation_config = settings  # the folder's own may hold penalties
     prompt = ids[:1, : ids.shape[1] - new_tokens]
     with torch.no_grad():
-        found["cached"] = _in_pieces(model, ids)[:, positions].float().numpy()
+        found["cached"] = _in_pieces(model, ids, kept, new_tokens).float().numpy()
         grown = model.generate(prompt, attention_mask=torch.ones_like(prompt), generation_config=settings)
     return found | {"generated": grown[0].numpy(), "name": type(model).__name__, "version": transformers.__version__}
 
@@ -57,15 +57,16 @@ def _class_for(raw: dict[str, Any]) -> Any:
     return getattr(transformers, raw["architectures"][0])
 
 
-def _in_pieces(model: Any, ids: Any) -> Any:
-    """Logits [B, T, V] of half the tokens at once, a few more, and the rest one by one."""
+def _in_pieces(model: Any, ids: Any, kept: Any, singles: int) -> Any:
+    """Logits [B, P, V] at kept, in order: half the tokens at once, a few, most of the rest, the last one by one."""
     import torch
 
-    half = ids.shape[1] // 2
-    edges = [0, half, min(half + 3, ids.shape[1]), *range(half + 4, ids.shape[1] + 1)]
+    length = ids.shape[1]
+    edges = sorted({0, length // 2, min(length // 2 + 3, length - singles), *range(length - singles, length + 1)})
     cache, parts = None, []
     for begin, end in itertools.pairwise(edges):
-        out = model(ids[:, begin:end], past_key_values=cache, use_cache=True)
+        inside = kept[(kept >= begin) & (kept < end)] - begin
+        out = model(ids[:, begin:end], past_key_values=cache, use_cache=True, logits_to_keep=inside)
         cache = out.past_key_values
         parts.append(out.logits)
     return torch.cat(parts, dim=1)
