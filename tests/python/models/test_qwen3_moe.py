@@ -134,5 +134,5 @@ def test_our_own_folder_holds_experts(folder: Path, tmp_path: Path, rows: np.nda
     out = ae.export(model, tmp_path / "own", source=folder)
     again = ae.load(out)
     assert again.config.moe == EXPERTS and np.array_equal(again.logits(rows).numpy(), model.logits(rows).numpy())
-    with pytest.raises(ValueError, match=r"deepseek_v3 cannot hold this model: .*; attnedit can"):
+    with pytest.raises(ValueError, match=r"deepseek_v3 cannot hold this model: .*; attnedit, mistral4 can"):
         ae.export(ae.edit(model, ae.MLA(8, init="svd")), tmp_path / "stock", format="deepseek_v3")
