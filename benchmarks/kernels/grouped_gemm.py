@@ -17,7 +17,7 @@ SIZES = {  # model and projection: experts, picked per token, wide in, wide out
     "Qwen3-30B-A3B down_proj": (128, 8, NARROW, WIDE),
     "16 experts of 64": (16, 4, 128, 64),
 }
-CASES = [
+FLOAT32 = [
     Case(
         f"{name}{' bfloat16 weights' if half else ''} T{t}", direction,
         {"T": t, "E": e, "k": k, "I": i, "O": o, "half": half}, "fma", 2.0 * t * k * i * o * products,
@@ -31,6 +31,7 @@ CASES = [
     for e, k, i, o in (SIZES[name],)
     for direction, products in (("forward", 1), ("f+b", 2))
 ]  # fmt: skip
+CASES = FLOAT32 + [case.in_bfloat16("torch loop") for case in FLOAT32 if case.shape["half"]]
 
 
 def inputs(case: Case) -> dict[str, Array]:
@@ -57,9 +58,9 @@ def ours(case: Case, x: Mapping[str, Array]) -> Run:
         answers["dx"] = empty(*x["x"].shape)
 
     def run() -> Mapping[str, Array]:
-        _core.grouped_gemm_forward(x["x"], x["offsets"], weights, answers["y"], "float32")
+        _core.grouped_gemm_forward(x["x"], x["offsets"], weights, answers["y"], case.dtype)
         if case.backward:
-            _core.grouped_gemm_input_backward(x["dy"], x["offsets"], weights, False, answers["dx"], "float32")
+            _core.grouped_gemm_input_backward(x["dy"], x["offsets"], weights, False, answers["dx"], case.dtype)
         return answers
 
     return run
@@ -79,7 +80,7 @@ def torch_loop(case: Case, x: Mapping[str, Any]) -> Run:
 
     def function(x: Any, weights: Any, offsets: Any) -> Mapping[str, Any]:
         stored = weights.view(torch.bfloat16) if half else weights
-        return {"y": torch.cat([functional.linear(x[rows], stored[e].float()) for e, rows in each])}
+        return {"y": torch.cat([functional.linear(x[rows], stored[e].to(x.dtype)) for e, rows in each])}
 
     return torch_run(case, x, ("x",) if case.backward else (), function)
 
