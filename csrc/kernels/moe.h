@@ -7,8 +7,8 @@ namespace attnedit::kernels {
 
 // How a mixture of experts sends tokens to experts and adds up what they answer (Qwen3-MoE's softmax router).
 // N tokens, E experts, k of them per token: slot t * k + j is token t's j-th choice, and all N k slots sorted by expert
-// are the rows that the experts compute on. What is read here from other kernels of this file is read when the task
-// runs.
+// are the rows that the experts compute on. Slots, rows and choices are looked at when a task runs: an earlier task of
+// the stream makes them.
 
 // p = softmax(logits[t]);  chosen = the k greatest, in descending order, the lower number first among equals;
 // weights = p[chosen], divided by their sum with normalize.

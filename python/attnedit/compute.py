@@ -10,7 +10,8 @@ _current: ContextVar[str] = ContextVar("compute", default="float32")
 
 @contextmanager
 def compute(dtype: str) -> Iterator[None]:
-    """Inside, linear layers, attention and the losses over the vocabulary multiply in `dtype`: float32 or bfloat16.
+    """Inside, linear layers, experts, attention and the losses over the vocabulary multiply in `dtype`: float32 or
+    bfloat16.
 
     With bfloat16 both factors of a product are rounded to it (relative 2^-9); sums, softmax, norms, losses and every
     stored number stay float32. The way back of an op multiplies as its way there did. `show_config` tells whether the
