@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "plots")
     options = parser.parse_args()
-    lines = newest(options.results)
+    lines = [line for line in newest(options.results) if line["dtype"] == "float32"]
     cores = max(int(line["threads"]) for line in lines)
     of = {k: [line for line in lines if line["kernel"] == k] for k in ("attention", "fused_kl")}
     options.out.mkdir(exist_ok=True)
