@@ -9,7 +9,7 @@ ATTNEDIT_LOOPS(double multiply_adds(int64_t steps, float a, float b, float* y);
 
 #ifdef ATTNEDIT_ISA
 
-#include "simd/tile.h"
+#include "simd/pack.h"
 
 namespace attnedit::kernels::ATTNEDIT_ISA {
 
@@ -31,8 +31,20 @@ double multiply_adds(int64_t steps, float a, float b, float* y) {
   return 2.0 * kChains * kLanes * static_cast<double>(steps);
 }
 
-// The same in dot products of bfloat16 pairs, as the tiles do them: two multiply-adds a lane.
-double pair_products(int64_t steps, float a, float b, float* y) {
+// The same in products of bfloat16 pairs, as the tiles do them.
+double pair_products(int64_t steps, [[maybe_unused]] float a, [[maybe_unused]] float b, float* y) {
+#if defined(__AMX_BF16__)
+  const MatrixTiles<BFloat16Pair> tiles;
+  *y = 0;
+  steps /= 16;
+  for (int64_t step = 0; step < steps; ++step) {
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  return 4 * 2.0 * kHalf * kHalf * (2 * kTileWords) * static_cast<double>(steps);
+#else
   constexpr int kChains = 2 * kTileRows;
   Vec sums[kChains];
 #pragma GCC unroll 24
@@ -50,6 +62,7 @@ double pair_products(int64_t steps, float a, float b, float* y) {
   for (int i = 0; i < kChains; ++i) all += sums[i];
   *y = sum(all);
   return 4.0 * kChains * kLanes * static_cast<double>(steps);
+#endif
 }
 
 float read(const float* x, int64_t n) {

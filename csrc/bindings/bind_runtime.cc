@@ -93,6 +93,7 @@ void bind_devices(py::module_& m) {
     return py::make_tuple(info.available, info.total);
   });
   m.def("isa", [] { return simd::name(simd::isa()); });
+  m.def("matrix_tiles_refused", [] { return simd::matrix_tiles() == simd::MatrixTileState::kRefused; });
   m.def("num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads);
 }

@@ -84,6 +84,7 @@ void pack(const AttentionForward& f, int64_t b, int64_t g, int64_t k0, float* ke
 template <class Word>
 void forward_block(const AttentionForward& f, int64_t b, int64_t h, int64_t q0, const float* keys, const float* values,
                    float* scratch) {
+  const MatrixTiles<Word> tiles;
   const auto& s = f.sizes;
   const int64_t key_words = words_of<Word>(s.K);
   const int64_t rows = least(kQueries, s.T - q0), head = (b * s.T + q0) * s.H + h, v_row = round_up(s.Kv, kLanes);
@@ -103,9 +104,9 @@ void forward_block(const AttentionForward& f, int64_t b, int64_t h, int64_t q0, 
       const int64_t n = least(kKeys, s.T - k0);
       Band seen = keys_seen(s, q0 + i, least(kTileWidth, rows - i), k0, n);
       if (seen.begin >= seen.end) continue;
-      seen.begin = seen.begin / kTileRows * kTileRows;
+      seen.begin = seen.begin / kStripRows<Word> * kStripRows<Word>;
       float* p_seen = p + seen.begin * kTileWidth;
-      strips_by_panel<Word>(least(round_up(seen.end, kTileRows), n) - seen.begin, s.K, {0, s.K},
+      strips_by_panel<Word>(least(round_up(seen.end, kStripRows<Word>), n) - seen.begin, s.K, {0, s.K},
                             keys + (k0 + seen.begin) * key_words, q + i * key_words, p_seen, false);
       Vec shrink[2];
       softmax_panel<Word>(p_seen, k0 + seen.begin, seen.end - seen.begin, q0 + i, s.window, top + i, total + i, shrink);

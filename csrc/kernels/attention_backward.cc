@@ -113,6 +113,7 @@ void zero(float* x, int64_t n) {
 template <class Word>
 void block_of(const AttentionBackward& f, const float* lse, PackedKeys keys, PackedQueries queries, int64_t q0,
               int64_t k0, float* dq, float* dk, float* dv, float* scratch) {
+  const MatrixTiles<Word> tiles;
   const auto& s = f.sizes;
   const int64_t rows = least(kQueries, s.T - q0), n = least(kKeys, s.T - k0);
   const int64_t key_words = words_of<Word>(s.K), value_words = words_of<Word>(s.Kv);
@@ -121,8 +122,8 @@ void block_of(const AttentionBackward& f, const float* lse, PackedKeys keys, Pac
     const int64_t key = k0 + j;
     const Band seen_by = {most(0, key - q0), least(rows, key + least(kTileWidth, n - j) - 1 + s.window - q0)};
     if (seen_by.begin >= seen_by.end) continue;
-    const int64_t first = seen_by.begin / kTileRows * kTileRows;
-    const int64_t count = least(round_up(seen_by.end, kTileRows), rows) - first;
+    const int64_t first = seen_by.begin / kStripRows<Word> * kStripRows<Word>;
+    const int64_t count = least(round_up(seen_by.end, kStripRows<Word>), rows) - first;
     strips_by_panel<Word>(count, s.K, {0, s.K}, queries.q + (q0 + first) * key_words, keys.k + key * key_words,
                           p + first * kTileWidth, false);
     strips_by_panel<Word>(count, s.Kv, {0, s.Kv}, queries.d_o + (q0 + first) * value_words, keys.v + key * value_words,
@@ -139,8 +140,8 @@ void block_of(const AttentionBackward& f, const float* lse, PackedKeys keys, Pac
                                ds_transposed + i / Word::kNumbers * kKeys + words_of<Word>(j) * kTileWidth);
     }
     if (dk) {
-      // Whole words: the query before the first one has probability zero.
-      const Band band = {seen_by.begin / Word::kNumbers * Word::kNumbers, seen_by.end};
+      // Whole words or tiles: the queries before the first one have probability zero.
+      const Band band = {seen_by.begin / kStep<Word> * kStep<Word>, seen_by.end};
       for (float* x : {p, ds}) {
         zero(x + band.begin * kTileWidth, (seen_by.begin - band.begin) * kTileWidth);
         panel_to_words<Word>(x, band.begin, band.end);
@@ -156,7 +157,7 @@ void block_of(const AttentionBackward& f, const float* lse, PackedKeys keys, Pac
   for (int64_t i = 0; i < rows; i += kTileWidth) {
     const Band seen = keys_seen(s, q0 + i, least(kTileWidth, rows - i), k0, n);
     if (seen.begin >= seen.end) continue;
-    const Band band = {seen.begin / Word::kNumbers * Word::kNumbers, seen.end};
+    const Band band = {seen.begin / kStep<Word> * kStep<Word>, seen.end};
     strips_by_panel<Word>(s.K, n, band, keys.k_transposed + words_of<Word>(k0) * s.K,
                           ds_transposed + i / Word::kNumbers * kKeys + words_of<Word>(band.begin) * kTileWidth,
                           dq + i * whole_lines(s.K), true);

@@ -16,7 +16,7 @@ struct AttentionSizes {
 
 namespace {
 
-// Both are multiples of every tile's height and width: 12 x 32, 6 x 16, 6 x 8.
+// Both are multiples of every tile's height and width: 32 x 32, 12 x 32, 6 x 16, 6 x 8.
 constexpr int64_t kQueries = 96;
 constexpr int64_t kKeys = 192;
 constexpr int64_t kWidest = 32;  // panel

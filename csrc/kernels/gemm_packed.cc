@@ -3,7 +3,7 @@
 // A strip of A: `rows` rows, word k of all of them side by side (words, rows). A panel of B: kTileWidth columns (words,
 // kTileWidth), filled up with zeros. A word is a float32, or a pair of bfloat16. storage: 0 float32, 1 bfloat16, 2
 // float16.
-ATTNEDIT_LOOPS(void packed_shape(int64_t* rows, int64_t* columns);
+ATTNEDIT_LOOPS(void packed_shape(bool pairs, int64_t* rows, int64_t* columns);
                void pack_strip(const float* a, int64_t row, int64_t column, int64_t rows, int64_t K, float alpha,
                                bool pairs, float* packed);
                void pack_panel(const void* b, int storage, int64_t row, int64_t column, int64_t columns, int64_t K,
@@ -45,10 +45,10 @@ inline float number(const Float16* x) {
 
 // The last panel's columns that exist, through a buffer.
 template <class Word>
-void edge_tile(int64_t rows, int64_t columns, int64_t words, const float* a, const float* b, bool accumulate, float* c,
-               int64_t ldc) {
-  float whole[kTileRows * kTileWidth];
-  packed_tile_of<Word>(rows, words, a, b, whole, kTileWidth, false);
+void edge_tile(int64_t rows, int64_t columns, int64_t strip_words, Band words, const float* a, const float* b,
+               bool accumulate, float* c, int64_t ldc) {
+  float whole[kStripRows<Word> * kTileWidth];
+  strip_by_panel<Word>(rows, strip_words, words, a, b, whole, kTileWidth, false);
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t j = 0; j < columns; ++j)
       c[i * ldc + j] = whole[i * kTileWidth + j] + (accumulate ? c[i * ldc + j] : 0);
@@ -59,19 +59,20 @@ void edge_tile(int64_t rows, int64_t columns, int64_t words, const float* a, con
 template <class Word>
 void block_of(const float* left, int64_t height, int64_t m, const float* right, int64_t n, int64_t words,
               bool accumulate, float* c, int64_t ldc) {
+  const MatrixTiles<Word> tiles;
   for (int64_t k = 0; k < words; k += kDepth) {
-    const int64_t depth = least(kDepth, words - k);
+    const Band band = {k, least(k + kDepth, words)};
     const bool add = accumulate || k > 0;
     for (int64_t j = 0; j < n; j += kTileWidth) {
       const float* b = right + j * words + k * kTileWidth;
       for (int64_t i = 0; i < m; i += height) {
         const int64_t rows = least(height, m - i);
-        const float* a = left + i * words + k * rows;
+        const float* a = left + i * words;
         float* c_ij = c + i * ldc + j;
         if (n - j >= kTileWidth)
-          packed_tile_of<Word>(rows, depth, a, b, c_ij, ldc, add);
+          strip_by_panel<Word>(rows, words, band, a, b, c_ij, ldc, add);
         else
-          edge_tile<Word>(rows, n - j, depth, a, b, add, c_ij, ldc);
+          edge_tile<Word>(rows, n - j, words, band, a, b, add, c_ij, ldc);
       }
     }
   }
@@ -86,8 +87,8 @@ void panel(const void* b, int storage, int64_t row, int64_t column, int64_t colu
 
 }  // namespace
 
-void packed_shape(int64_t* rows, int64_t* columns) {
-  *rows = kTileRows;
+void packed_shape(bool pairs, int64_t* rows, int64_t* columns) {
+  *rows = pairs ? kStripRows<BFloat16Pair> : kStripRows<Float32>;
   *columns = kTileWidth;
 }
 
@@ -125,7 +126,7 @@ int64_t words_of(int64_t k, Compute compute) { return in_pairs(compute) ? (k + 1
 
 struct Tile {
   int64_t rows, columns;
-  Tile() { ATTNEDIT_BEST(packed_shape)(&rows, &columns); }
+  explicit Tile(Compute compute) { ATTNEDIT_BEST(packed_shape)(in_pairs(compute), &rows, &columns); }
   // Strips of one height, so that the last is not nearly empty.
   int64_t height(int64_t m) const { return parts_of(m, parts_of(m, rows)); }
 };
@@ -153,7 +154,7 @@ int64_t packed_right_size(int64_t n, int64_t k) { return (n + 31) / 32 * 32 * k;
 
 void pack_left(int64_t m, int64_t k, float alpha, LeftOperand a, Compute compute, float* packed) {
   if (m <= 0) return;
-  const int64_t height = Tile().height(m), words = words_of(k, compute);
+  const int64_t height = Tile(compute).height(m), words = words_of(k, compute);
   each_item(parts_of(m, height), m * k < (1 << 15), [&](int64_t strip) {
     const int64_t i = strip * height;
     ATTNEDIT_BEST(pack_strip)
@@ -162,7 +163,7 @@ void pack_left(int64_t m, int64_t k, float alpha, LeftOperand a, Compute compute
 }
 
 void pack_right(int64_t n, int64_t k, RightOperand b, Compute compute, float* packed) {
-  const int64_t columns = Tile().columns, words = words_of(k, compute);
+  const int64_t columns = Tile(compute).columns, words = words_of(k, compute);
   each_item(parts_of(n, columns), n * k < (1 << 15), [&](int64_t panel) {
     const int64_t j = panel * columns;
     const char* from = static_cast<const char*>(b.data) + j * b.column * size_of(b.dtype);
@@ -175,7 +176,7 @@ void pack_right(int64_t n, int64_t k, RightOperand b, Compute compute, float* pa
 void packed_product(int64_t m, int64_t n, int64_t k, const float* left, const float* right, Compute compute,
                     bool accumulate, float* c, int64_t ldc) {
   if (m <= 0 || n <= 0) return;
-  const Tile tile;
+  const Tile tile(compute);
   const int64_t height = tile.height(m), rows = kItemStrips * height, columns = kItemPanels * tile.columns;
   const int64_t across = parts_of(n, columns), words = words_of(k, compute);
   each_item(parts_of(m, rows) * across, m * n * k <= kSerialWork, [&](int64_t item) {

@@ -4,12 +4,18 @@
 #include <cstdlib>
 #include <string>
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "runtime/check.h"
 
 namespace attnedit::simd {
 namespace {
 
-constexpr Isa kAll[] = {Isa::kAvx512Bf16, Isa::kAvx512, Isa::kAvx2, Isa::kPortable};
+constexpr Isa kAll[] = {Isa::kAmx, Isa::kAvx512Bf16, Isa::kAvx512, Isa::kAvx2, Isa::kPortable};
 
 Isa choose() {
   const char* wanted = std::getenv("ATTNEDIT_ISA");
@@ -18,10 +24,27 @@ Isa choose() {
       ATTNEDIT_CHECK(supported(isa), "ATTNEDIT_ISA", "this processor has no ", name(isa));
       return isa;
     }
-  invalid_argument("ATTNEDIT_ISA", "must be portable, avx2, avx512 or avx512_bf16, got ", wanted);
+  invalid_argument("ATTNEDIT_ISA", "must be portable, avx2, avx512, avx512_bf16 or amx, got ", wanted);
 }
 
 std::atomic<int> chosen{-1};
+std::atomic<int> pretended{-1};
+
+#if defined(__x86_64__) && defined(__linux__)
+// Matrix tiles are 8 KiB of state a thread: the system lets a process have them that asks. Threads made later inherit
+// the permission.
+MatrixTileState ask_for_tiles() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;  // CPUID 7.0, EDX
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & (kAmxBf16 | kAmxTile)) != (kAmxBf16 | kAmxTile))
+    return MatrixTileState::kNone;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0 ? MatrixTileState::kGranted
+                                                                     : MatrixTileState::kRefused;
+}
+#else
+MatrixTileState ask_for_tiles() { return MatrixTileState::kNone; }
+#endif
 
 }  // namespace
 
@@ -36,8 +59,17 @@ void set_isa(Isa isa) {
   chosen.store(static_cast<int>(isa), std::memory_order_relaxed);
 }
 
+MatrixTileState matrix_tiles() {
+  static const MatrixTileState state = ask_for_tiles();
+  return state;
+}
+
+void pretend_supported(Isa isa) { pretended.store(static_cast<int>(isa), std::memory_order_relaxed); }
+
 bool supported([[maybe_unused]] Isa isa) {
 #if defined(__x86_64__)
+  if (static_cast<int>(isa) == pretended.load(std::memory_order_relaxed)) return true;
+  if (isa == Isa::kAmx) return supported(Isa::kAvx512Bf16) && matrix_tiles() == MatrixTileState::kGranted;
   if (isa == Isa::kAvx512Bf16) return __builtin_cpu_supports("x86-64-v4") && __builtin_cpu_supports("avx512bf16");
   if (isa == Isa::kAvx512) return __builtin_cpu_supports("x86-64-v4");
   if (isa == Isa::kAvx2) return __builtin_cpu_supports("x86-64-v3");
@@ -47,6 +79,8 @@ bool supported([[maybe_unused]] Isa isa) {
 
 const char* name(Isa isa) {
   switch (isa) {
+    case Isa::kAmx:
+      return "amx";
     case Isa::kAvx512Bf16:
       return "avx512_bf16";
     case Isa::kAvx512:

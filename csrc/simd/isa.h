@@ -29,12 +29,16 @@
   namespace avx512_bf16 {       \
   __VA_ARGS__                   \
   }                             \
+  namespace amx {               \
+  __VA_ARGS__                   \
+  }                             \
   }
-#define ATTNEDIT_BEST(loop)                                                           \
-  (::attnedit::simd::isa() == ::attnedit::simd::Isa::kAvx512Bf16 ? &avx512_bf16::loop \
-   : ::attnedit::simd::isa() == ::attnedit::simd::Isa::kAvx512   ? &avx512::loop      \
-   : ::attnedit::simd::isa() == ::attnedit::simd::Isa::kAvx2     ? &avx2::loop        \
-                                                                 : &portable::loop)
+#define ATTNEDIT_BEST(loop)                                                             \
+  (::attnedit::simd::isa() == ::attnedit::simd::Isa::kAmx          ? &amx::loop         \
+   : ::attnedit::simd::isa() == ::attnedit::simd::Isa::kAvx512Bf16 ? &avx512_bf16::loop \
+   : ::attnedit::simd::isa() == ::attnedit::simd::Isa::kAvx512     ? &avx512::loop      \
+   : ::attnedit::simd::isa() == ::attnedit::simd::Isa::kAvx2       ? &avx2::loop        \
+                                                                   : &portable::loop)
 #else
 #define ATTNEDIT_LOOPS(...)     \
   namespace attnedit::kernels { \
@@ -47,13 +51,19 @@
 
 namespace attnedit::simd {
 
-enum class Isa { kPortable, kAvx2, kAvx512, kAvx512Bf16 };
+enum class Isa { kPortable, kAvx2, kAvx512, kAvx512Bf16, kAmx };
 
 // The widest set of this processor, or the one that the environment's ATTNEDIT_ISA names.
 Isa isa();
 // For tests: raises if the processor lacks it.
 void set_isa(Isa isa);
 bool supported(Isa isa);
+// For tests that bring their own interpreter of instructions which this processor lacks.
+void pretend_supported(Isa isa);
 const char* name(Isa isa);
+
+// Whether the processor has matrix tiles and the system lets this process use them; asked once.
+enum class MatrixTileState { kNone, kRefused, kGranted };
+MatrixTileState matrix_tiles();
 
 }  // namespace attnedit::simd

@@ -57,7 +57,7 @@ inline void strip_of(const float* a, int64_t row, int64_t column, int64_t rows, 
       const float* a_k = a + w * kNumbers * column;
       store(packed + w * rows, words_across<Word>(load(a_k) * alpha, load(a_k + (kNumbers - 1) * column) * alpha));
     }
-  } else if (kTileRows <= kLanes) {
+  } else if (kStripRows<Word> <= kLanes) {
     for (; (w + kLanes) * kNumbers <= K && packed + (w + kLanes - 1) * rows + kLanes <= end; w += kLanes) {
       Vec block[kLanes];
 #pragma GCC unroll 16
@@ -81,8 +81,8 @@ inline void strip_of(const float* a, int64_t row, int64_t column, int64_t rows, 
 // All strips of M rows, one after the other: the one that begins with row m is at packed + m * words_of(K).
 template <class Word>
 inline void strips_of(const float* a, int64_t row, int64_t M, int64_t K, float* packed) {
-  for (int64_t m = 0; m < M; m += kTileRows)
-    strip_of<Word>(a + m * row, row, 1, least(kTileRows, M - m), K, 1, packed + m * words_of<Word>(K));
+  for (int64_t m = 0; m < M; m += kStripRows<Word>)
+    strip_of<Word>(a + m * row, row, 1, least(kStripRows<Word>, M - m), K, 1, packed + m * words_of<Word>(K));
 }
 
 // The same for the transpose of K rows of a: each is read once, from its beginning to its end.
@@ -183,14 +183,19 @@ inline void panel_to_words(float* panel, int64_t begin, int64_t end) {
 }
 
 // A panel C (M x kTileWidth) (+)= A(:, k) B(k, :) for the k in a range, of strips of A (M x K) and the words of a panel
-// of B from k.begin on. In pairs k.begin is even, and A or B is zero beyond an odd end.
+// of B from k.begin on, a multiple of kStep. In pairs A or B is zero beyond an odd end.
 template <class Word>
 inline void strips_by_panel(int64_t M, int64_t K, Band k, const float* a, const float* b, float* c, bool accumulate) {
-  const int64_t words = words_of<Word>(K), first = k.begin / Word::kNumbers, count = words_of<Word>(k.end) - first;
-  for (int64_t m = 0; m < M; m += kTileRows) {
-    const int64_t rows = least(kTileRows, M - m);
-    packed_tile_of<Word>(rows, count, a + m * words + first * rows, b, c + m * kTileWidth, kTileWidth, accumulate);
-  }
+  const int64_t words = words_of<Word>(K);
+  const Band band = {k.begin / Word::kNumbers, words_of<Word>(k.end)};
+  for (int64_t m = 0; m < M; m += kStripRows<Word>)
+    strip_by_panel<Word>(least(kStripRows<Word>, M - m), words, band, a + m * words, b, c + m * kTileWidth, kTileWidth,
+                         accumulate);
 }
 
 }  // namespace
+
+// Where the processor has matrix tiles, strips of pairs lie otherwise.
+#if defined(__AMX_BF16__)
+#include "simd/matrix_tile.h"
+#endif

@@ -9,7 +9,7 @@
 
 namespace {
 
-// 24 (12 with sixteen registers) of the registers hold C, two hold a row of B and one an element of A.
+// 24 (12 with sixteen registers) of the vector registers hold C, two hold a row of B and one an element of A.
 #if defined(__AVX512F__)
 constexpr int kTileRows = 12;
 #else
@@ -38,6 +38,20 @@ template <class Word>
 constexpr int64_t words_of(int64_t K) {
   return (K + Word::kNumbers - 1) / Word::kNumbers;
 }
+
+// The height of a packed strip, and what number a product of packed operands may begin with: a multiple of kStep. Where
+// the processor has matrix tiles, pairs are multiplied in those (simd/matrix_tile.h).
+#if defined(__AMX_BF16__)
+template <class Word>
+constexpr int kStripRows = Word::kNumbers == 2 ? 32 : kTileRows;
+template <class Word>
+constexpr int kStep = Word::kNumbers == 2 ? 32 : 1;
+#else
+template <class Word>
+constexpr int kStripRows = kTileRows;
+template <class Word>
+constexpr int kStep = Word::kNumbers;
+#endif
 
 // A vector of B's words, ready to be multiplied by many of A's; without dot products in the processor the pairs are
 // widened first.
@@ -150,5 +164,18 @@ inline void packed_tile_of(int64_t rows, int64_t words, const float* a, const fl
     if (rows < Rows) return packed_tile_of<Word, Rows - 1>(rows, words, a, b, c, c_row, accumulate);
   packed_tile<Word, Rows>(words, a, b, c, c_row, accumulate);
 }
+
+// The same for words [words.begin, words.end) of a strip of strip_words; the panel begins with the first of them.
+template <class Word>
+inline void strip_by_panel(int64_t rows, int64_t, Band words, const float* strip, const float* panel, float* c,
+                           int64_t c_row, bool accumulate) {
+  packed_tile_of<Word>(rows, words.end - words.begin, strip + words.begin * rows, panel, c, c_row, accumulate);
+}
+
+// What must be alive on a thread while it multiplies packed operands: nothing, unless the processor has matrix tiles.
+template <class Word>
+struct MatrixTiles {
+  MatrixTiles() {}
+};
 
 }  // namespace

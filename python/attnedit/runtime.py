@@ -228,7 +228,14 @@ def get_num_threads() -> int:
 
 def has_bfloat16_products() -> bool:
     """Whether the instruction set in use multiplies bfloat16 faster than float32."""
-    return str(_core.isa()).endswith("bf16")
+    return _core.isa() in ("avx512_bf16", "amx")
+
+
+def _bfloat16_products() -> str:
+    if _core.isa() == "amx":
+        return "matrix tiles"
+    refused = "; the system refused matrix tiles" if _core.matrix_tiles_refused() else ""
+    return ("dot products" if has_bfloat16_products() else "no dot products: slower than float32") + refused
 
 
 def show_config() -> str:
@@ -240,7 +247,7 @@ def show_config() -> str:
         *(f"device {i}         {get_device_name(i)}" for i in range(device_count())),
         f"memory           {total:.1f} GiB, {available:.1f} GiB free",
         f"instruction set  {_core.isa()}",
-        f"bfloat16         {'dot products' if has_bfloat16_products() else 'no dot products: slower than float32'}",
+        f"bfloat16         {_bfloat16_products()}",
         f"threads          {get_num_threads()}",
     ]
     return "\n".join(lines)

@@ -11,6 +11,7 @@
 
 #include "runtime/parallel.h"
 #include "simd/isa.h"
+#include "support/matrix_tiles.h"
 #include "tensor/view.h"
 
 namespace attnedit::testing {
@@ -64,12 +65,13 @@ void expect_close(const std::vector<float>& got, const std::vector<T>& want, dou
   }
 }
 
-// Runs body once for every instruction set that this machine has.
+// Runs body once for every instruction set that this machine has, or can have interpreted.
 template <class F>
 void on_every_isa(const F& body) {
   const simd::Isa before = simd::isa();
-  for (simd::Isa isa : {simd::Isa::kPortable, simd::Isa::kAvx2, simd::Isa::kAvx512, simd::Isa::kAvx512Bf16})
-    if (simd::supported(isa)) {
+  for (simd::Isa isa :
+       {simd::Isa::kPortable, simd::Isa::kAvx2, simd::Isa::kAvx512, simd::Isa::kAvx512Bf16, simd::Isa::kAmx})
+    if (isa == simd::Isa::kAmx ? has_matrix_tiles() : simd::supported(isa)) {
       simd::set_isa(isa);
       body();
     }
