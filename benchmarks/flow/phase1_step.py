@@ -1,7 +1,7 @@
 """A whole phase-1 step of one layer: Qwen3-0.6B's attention -> MLA, 2 rows of 2,048 tokens.
 
 Norm of the teacher's hidden state, the student's attention forward, its error against the teacher's output, backward
-and AdamW, in float32. The teacher's activations are given, as `layerwise` has them on disk. Peers: the stock class of
+and AdamW. The teacher's activations are given, as `layerwise` has them on disk. Peers: the stock class of
 transformers, `eager` and sdpa. The answer is the error before the first update and after it.
 """
 
@@ -35,12 +35,11 @@ def work() -> float:
     return ROWS * (2.0 * LENGTH * (2 * latent + behind) + attention_work(LENGTH, KEY, LATENT["v_head_dim"], True))
 
 
-CASES = [
-    Case(
-        "one Qwen3-0.6B layer as MLA, 2 rows of T2048", "step", {}, "fma", work(),
-        ("torch eager", "torch sdpa, fused AdamW"), tolerance=1e-3,
-    )
-]  # fmt: skip
+STEP = Case(
+    "one Qwen3-0.6B layer as MLA, 2 rows of T2048", "step", {}, "fma", work(),
+    ("torch eager", "torch sdpa, fused AdamW"), tolerance=1e-3,
+)  # fmt: skip
+CASES = [STEP, STEP.in_bfloat16("torch autocast")]
 
 
 def inputs(case: Case) -> dict[str, Array]:
@@ -55,6 +54,7 @@ def twice(step: Any) -> Run:
 
 
 def ours(case: Case, x: Mapping[str, Array]) -> Run:
+    import attnedit as ae
     from attnedit import ops
     from attnedit.autograd import backward, no_grad
     from attnedit.distill.optimizer import Optimizer
@@ -73,8 +73,9 @@ def ours(case: Case, x: Mapping[str, Array]) -> Run:
     def step() -> float:
         with no_grad():
             u = norm(Tensor(x["hidden"]))
-        loss = ops.fused_mse(attention(u), Tensor(x["target"]), weights).loss
-        backward([loss])
+        with ae.compute(case.dtype):
+            loss = ops.fused_mse(attention(u), Tensor(x["target"]), weights).loss
+            backward([loss])
         optimizer.step(RATE)
         return loss.item()
 
@@ -101,7 +102,7 @@ def in_transformers(case: Case, x: Mapping[str, Any], kind: str, fused: bool) ->
         loss = (y - x["target"]).pow(2).sum() / x["target"].pow(2).sum()
         return loss
 
-    return twice(torch_step(loss_of, optimizer))
+    return twice(torch_step(case, loss_of, optimizer))
 
 
 PEERS = torch_peers(in_transformers)

@@ -1,12 +1,13 @@
 """A whole phase-2 step: a Qwen3 teacher, a student with MLA whose attention trains; 8 layers of Qwen3-0.6B's width.
 
-Teacher forward, student forward, exact KL over 151,936 tokens, backward and AdamW, in float32, for one row of 1,024
+Teacher forward, student forward, exact KL over 151,936 tokens, backward and AdamW, for one row of 1,024
 tokens. Peers: `eager`, as most people write it, and sdpa with a fused AdamW; both share the frozen weights between
 teacher and student, as we do. The answer is the KL before the first update and after it. Extra memory is the whole
 model's, since the weights are made inside.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,13 +39,17 @@ def work() -> float:
     return LAYERS * (matrices + scores) + 6.0 * LENGTH * QWEN["hidden_size"] * QWEN["vocab_size"]
 
 
+STEP = Case(
+    "Qwen3-0.6B width, 8 layers T1024", "step", {"recompute": False}, "fma", work(), ("torch eager",), tolerance=1e-3
+)
+RECOMPUTED = replace(STEP, name=f"{STEP.name}, blocks recomputed", shape={"recompute": True})
 CASES = [
-    Case("Qwen3-0.6B width, 8 layers T1024", "step", {}, "fma", work(), ("torch eager",), tolerance=1e-3),
-    Case(
-        "Qwen3-0.6B width, 8 layers T1024", "step", {}, "fma", work(), ("torch sdpa, fused AdamW",), tolerance=1e-3,
-        long=True,
-    ),
-]  # fmt: skip
+    STEP,
+    RECOMPUTED,
+    STEP.in_bfloat16("torch autocast"),
+    replace(RECOMPUTED.in_bfloat16("torch autocast"), long=True),
+    replace(STEP, peers=("torch sdpa, fused AdamW",), long=True),
+]
 
 
 def inputs(case: Case) -> dict[str, Array]:
@@ -77,10 +82,12 @@ def ours(case: Case, x: Mapping[str, Array]) -> Run:
     weights = full((LENGTH,), 1 / LENGTH)
 
     def step() -> float:
-        with no_grad():
-            theirs = teacher(x["tokens"])
-        loss = ops.fused_kl(student(x["tokens"]), student.head, theirs, teacher.head, weights).loss
-        backward([loss])
+        with ae.compute(case.dtype):
+            with no_grad():
+                theirs = teacher(x["tokens"])
+            ours = student(x["tokens"], recompute_blocks=case.shape["recompute"])
+            loss = ops.fused_kl(ours, student.head, theirs, teacher.head, weights).loss
+            backward([loss])
         optimizer.step(RATE)
         return loss.item()
 
@@ -118,7 +125,7 @@ def in_transformers(case: Case, x: Mapping[str, Any], attention: str, fused: boo
         loss = functional.kl_div(logs, theirs, reduction="batchmean", log_target=True)
         return loss
 
-    return twice(torch_step(loss_of, optimizer))
+    return twice(torch_step(case, loss_of, optimizer))
 
 
 PEERS = torch_peers(in_transformers)

@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from case import SHAPES, Array, normal
+from case import SHAPES, Array, Case, normal
 
 QWEN, M = SHAPES["Qwen3-0.6B"], SHAPES["Qwen3-0.6B as MLA"]
 CONFIG: dict[str, Any] = QWEN | {
@@ -59,11 +59,13 @@ def torch_adamw(parameters: list[Any], fused: bool) -> Any:
     )
 
 
-def torch_step(loss_of: Callable[[], Any], optimizer: Any) -> Callable[[], float]:
-    """One step of training by a loss, as most people write it."""
+def torch_step(case: Case, loss_of: Callable[[], Any], optimizer: Any) -> Callable[[], float]:
+    """One step of training by a loss, as most people write it; for a case in bfloat16 under autocast."""
+    import torch
 
     def step() -> float:
-        loss = loss_of()
+        with torch.autocast("cpu", torch.bfloat16, enabled=case.dtype == "bfloat16"):
+            loss = loss_of()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -76,5 +78,6 @@ def torch_peers(build: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
     """build(case, x, attention, fused) as most people run it, and as well as torch can."""
     return {
         "torch eager": lambda case, x: build(case, x, "eager", fused=False),
+        "torch autocast": lambda case, x: build(case, x, "sdpa", fused=False),
         "torch sdpa, fused AdamW": lambda case, x: build(case, x, "sdpa", fused=True),
     }

@@ -62,7 +62,6 @@ double square(const float* x, int64_t n) {
 
 namespace attnedit::kernels {
 namespace {
-constexpr int64_t kGrain = 1 << 15;  // numbers that are worth a second thread
 constexpr int64_t kChunk = 1 << 15;  // numbers in one partial sum
 int64_t chunks(int64_t n) { return (n + kChunk - 1) / kChunk; }
 }  // namespace
@@ -89,7 +88,7 @@ Task adamw(View<float, 1> parameter, View<float, 1> gradient, View<float, 1> m, 
                              static_cast<float>(1 / (1 - std::pow(double{options.beta2}, step))),
                              options.eps,
                              options.weight_decay};
-    parallel_numbers(parameter.dim(0), kGrain, [&](int64_t begin, int64_t end) {
+    parallel_numbers(parameter.dim(0), [&](int64_t begin, int64_t end) {
       ATTNEDIT_BEST(adamw_range)
       (parameter.data, gradient.data, m.data, v.data, one_step, options.zero_gradient, begin, end);
     });

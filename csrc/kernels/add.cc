@@ -44,9 +44,7 @@ void fill_range(float value, float* y, bool past_caches, int64_t begin, int64_t 
 #include "simd/stores.h"
 
 namespace attnedit::kernels {
-namespace {
-constexpr int64_t kGrain = 1 << 16;
-}
+namespace {}
 
 Task add(View<const float, 1> a, View<const float, 1> b, View<float, 1> y) {
   ATTNEDIT_CHECK(b.shape == a.shape, "add", "b must have shape ", to_string(a.shape), ", got ", to_string(b.shape));
@@ -54,7 +52,7 @@ Task add(View<const float, 1> a, View<const float, 1> b, View<float, 1> y) {
   return [=] {
     // In place the line is fetched anyway.
     const bool past_caches = y.data != a.data && y.data != b.data && simd::stores_past_caches(3 * a.size(), {y.data});
-    parallel_numbers(a.size(), kGrain, [&](int64_t begin, int64_t end) {
+    parallel_numbers(a.size(), [&](int64_t begin, int64_t end) {
       ATTNEDIT_BEST(add_range)(a.data, b.data, y.data, past_caches, begin, end);
     });
   };
@@ -63,7 +61,7 @@ Task add(View<const float, 1> a, View<const float, 1> b, View<float, 1> y) {
 Task fill(float value, View<float, 1> y) {
   return [=] {
     const bool past_caches = simd::stores_past_caches(y.size(), {y.data});
-    parallel_numbers(y.size(), kGrain, [&](int64_t begin, int64_t end) {
+    parallel_numbers(y.size(), [&](int64_t begin, int64_t end) {
       ATTNEDIT_BEST(fill_range)(value, y.data, past_caches, begin, end);
     });
   };

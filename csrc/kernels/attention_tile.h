@@ -87,14 +87,10 @@ inline Vec sigmoid(Vec x) { return 1.f / (1.f + exp(-max(splat(-87.f), x))); }
 #else
 #include "kernels/attention.h"
 #include "runtime/check.h"
+#include "tensor/check_shape.h"
 
 namespace attnedit::kernels {
 namespace {
-
-template <class AnyView>
-void check_shape(const char* op, const char* what, const AnyView& view, decltype(view.shape) want) {
-  ATTNEDIT_CHECK(view.shape == want, op, what, " must have shape ", to_string(want), ", got ", to_string(view.shape));
-}
 
 inline void check_workspace(const char* op, View<float, 1> workspace, int64_t need) {
   ATTNEDIT_CHECK(workspace.size() >= need, op, "workspace must have at least ", need, " floats, got ",

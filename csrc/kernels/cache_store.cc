@@ -35,12 +35,6 @@ void narrow_to_float16(const float* x, uint16_t* y, int64_t n) {
 #include "runtime/parallel.h"
 
 namespace attnedit::kernels {
-namespace {
-
-constexpr int64_t kGrain = 1 << 15;  // numbers that are worth a second thread
-
-}  // namespace
-
 Task cache_store(View<const float, 3> x, View<const int32_t, 1> first, int64_t offset, CacheView<3> cache) {
   const int64_t B = x.dim(0), T = x.dim(1), W = x.dim(2), S = cache.dim(1), C = cache.dim(2);
   ATTNEDIT_CHECK(cache.dim(0) == B && S > 0, "cache_store", "cache must have shape (", B, ", at least 1, at least ",
@@ -51,7 +45,7 @@ Task cache_store(View<const float, 3> x, View<const int32_t, 1> first, int64_t o
 
   return [=] {
     const int64_t skipped = T > S ? T - S : 0, kept = T - skipped;
-    parallel_for(B * kept, kGrain / std::max<int64_t>(W, 1) + 1, [&](int64_t begin, int64_t end) {
+    parallel_rows(B * kept, W, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t b = i / kept, t = skipped + i % kept;
         if (first.data[b] < 0) continue;

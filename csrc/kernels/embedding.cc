@@ -79,9 +79,6 @@ void scatter_add(const float* dy, const int32_t* tokens, float* dtable, int64_t 
 namespace attnedit::kernels {
 namespace {
 
-constexpr int64_t kGrain = 1 << 15;  // numbers that are worth a second thread
-int64_t rows_per_grain(int64_t D) { return kGrain / std::max<int64_t>(D, 1) + 1; }
-
 void check_tokens(const char* op, View<const int32_t, 1> tokens, int64_t V) {
   for (int64_t n = 0; n < tokens.dim(0); ++n)
     if (tokens.data[n] < 0 || tokens.data[n] >= V) {
@@ -101,7 +98,7 @@ Task embedding_forward(View<const int32_t, 1> tokens, WeightView<2> table, View<
   check_tokens("embedding", tokens, V);
   return [=] {
     const bool past_caches = simd::stores_past_caches(2 * N * D, {y.data}, {D});
-    parallel_for(N, rows_per_grain(D), [&](int64_t begin, int64_t end) {
+    parallel_rows(N, D, [&](int64_t begin, int64_t end) {
       const auto* halves = static_cast<const uint16_t*>(table.data);
       switch (table.dtype) {
         case DType::kFloat32:

@@ -153,9 +153,6 @@ void cosine_rows(const float* student, const float* teacher, const float* weight
 namespace attnedit::kernels {
 namespace {
 
-constexpr int64_t kGrain = 1 << 15;  // numbers that are worth a second thread
-int64_t rows_per_grain(int64_t D) { return kGrain / std::max<int64_t>(D, 1) + 1; }
-
 void check(const char* op, View<const float, 2> student, View<const float, 2> teacher, View<const float, 1> weights,
            View<float, 1> loss, View<float, 2> dstudent, View<float, 1> workspace) {
   const int64_t N = student.dim(0);
@@ -187,7 +184,7 @@ Task fused_mse(View<const float, 2> student, View<const float, 2> teacher, View<
   ATTNEDIT_CHECK(energy.dim(0) == 2, "fused_mse", "energy must have shape (2,), got ", to_string(energy.shape));
   ATTNEDIT_CHECK(eps > 0, "fused_mse", "eps must be positive, got ", eps);
   return [=] {
-    parallel_for(N, rows_per_grain(D), [&](int64_t begin, int64_t end) {
+    parallel_rows(N, D, [&](int64_t begin, int64_t end) {
       if (dstudent)  // the rows' errors come with the gradient, which needs the teacher's whole energy first
         ATTNEDIT_BEST(teacher_energy_rows)(teacher.data, weights.data, workspace.data, D, begin, end);
       else
@@ -197,7 +194,7 @@ Task fused_mse(View<const float, 2> student, View<const float, 2> teacher, View<
     if (dstudent) {
       const auto factor = static_cast<float>(2 / (scale + eps));
       const bool past_caches = simd::stores_past_caches(3 * N * D, {dstudent.data}, {D});
-      parallel_for(N, rows_per_grain(D), [&](int64_t begin, int64_t end) {
+      parallel_rows(N, D, [&](int64_t begin, int64_t end) {
         ATTNEDIT_BEST(error_rows_backward)
         (student.data, teacher.data, weights.data, factor, workspace.data, dstudent.data, past_caches, D, N - end,
          N - begin);
@@ -216,7 +213,7 @@ Task cosine_loss(View<const float, 2> student, View<const float, 2> teacher, Vie
   check("cosine_loss", student, teacher, weights, loss, dstudent, workspace);
   return [=] {
     const bool past_caches = simd::stores_past_caches(3 * N * D, {dstudent.data}, {D});
-    parallel_for(N, rows_per_grain(D), [&](int64_t begin, int64_t end) {
+    parallel_rows(N, D, [&](int64_t begin, int64_t end) {
       ATTNEDIT_BEST(cosine_rows)
       (student.data, teacher.data, weights.data, workspace.data, dstudent.data, past_caches, D, begin, end);
     });

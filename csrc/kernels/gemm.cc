@@ -3,27 +3,16 @@
 ATTNEDIT_LOOPS(void widen_numbers(const void* x, bool bfloat16, float* y, int64_t n);
                void column_sums(const float* rows, float* sums, int64_t N, int64_t O, int64_t begin, int64_t end);
                void add_rows(const float* bias, float* y, int64_t ldy, int64_t rows, int64_t columns);
-               void few_rows_forward(const float* x, const float* weight, float* y, int64_t N, int64_t I, int64_t O,
-                                     int64_t begin, int64_t end);
-               void few_rows_forward_bfloat16(const float* x, const uint16_t* weight, float* y, int64_t N, int64_t I,
-                                              int64_t O, int64_t begin, int64_t end);)
+               void few_rows_forward(const float* x, const void* weight, int storage, float* y, int64_t N, int64_t I,
+                                     int64_t O, int64_t begin, int64_t end);)
 
 #ifdef ATTNEDIT_ISA
-#include "simd/vec.h"
+#include "simd/stored.h"
 
 namespace attnedit::kernels::ATTNEDIT_ISA {
 namespace {
 
 constexpr int kRowsAtOnce = 4;
-
-inline Vec widened(const float* w) { return load(w); }
-inline Vec widened(const uint16_t* w) { return load_bfloat16(w); }
-inline Vec widened_part(const float* w, int64_t n) { return load_part(w, n); }
-inline Vec widened_part(const uint16_t* w, int64_t n) {
-  uint16_t padded[kLanes] = {};
-  std::memcpy(padded, w, n * sizeof(uint16_t));
-  return widened(padded);
-}
 
 // Rows of x against row w: every sum is the same chain, however many rows are taken at once.
 template <int Rows, class Stored>
@@ -31,7 +20,7 @@ void row_products(const float* x, const Stored* w, float* y, int64_t I, int64_t 
   Vec even[Rows] = {}, odd[Rows] = {};
   int64_t i = 0;
   for (; i + 2 * kLanes <= I; i += 2 * kLanes) {
-    const Vec w_even = widened(w + i), w_odd = widened(w + i + kLanes);
+    const Vec w_even = numbers(w + i), w_odd = numbers(w + i + kLanes);
 #pragma GCC unroll 4
     for (int n = 0; n < Rows; ++n) {
       even[n] += load(x + n * I + i) * w_even;
@@ -40,7 +29,7 @@ void row_products(const float* x, const Stored* w, float* y, int64_t I, int64_t 
   }
   for (; i < I; i += kLanes) {
     const int64_t rest = I - i < kLanes ? I - i : kLanes;
-    const Vec w_part = widened_part(w + i, rest);
+    const Vec w_part = some_numbers(w + i, rest);
     for (int n = 0; n < Rows; ++n) even[n] += load_part(x + n * I + i, rest) * w_part;
   }
   for (int n = 0; n < Rows; ++n) y[n * O] = sum(even[n] + odd[n]);
@@ -59,14 +48,9 @@ void few_rows(const float* x, const Stored* weight, float* y, int64_t N, int64_t
 
 }  // namespace
 
-void few_rows_forward(const float* x, const float* weight, float* y, int64_t N, int64_t I, int64_t O, int64_t begin,
-                      int64_t end) {
-  few_rows(x, weight, y, N, I, O, begin, end);
-}
-
-void few_rows_forward_bfloat16(const float* x, const uint16_t* weight, float* y, int64_t N, int64_t I, int64_t O,
-                               int64_t begin, int64_t end) {
-  few_rows(x, weight, y, N, I, O, begin, end);
+void few_rows_forward(const float* x, const void* weight, int storage, float* y, int64_t N, int64_t I, int64_t O,
+                      int64_t begin, int64_t end) {
+  with_stored(weight, storage, [&](const auto* w) { few_rows(x, w, y, N, I, O, begin, end); });
 }
 
 void widen_numbers(const void* x, bool bfloat16, float* y, int64_t n) {
@@ -95,7 +79,6 @@ namespace attnedit::kernels {
 namespace {
 
 constexpr int64_t kReadWork = 1 << 17;  // multiply-adds that are worth a thread where memory is what they wait for
-constexpr int64_t kRowGrain = 1 << 16;  // numbers of a row-wise pass that are worth a thread
 constexpr int64_t kFewRows = 8;         // up to here the weight's bytes are the cost, and packing would copy them
 
 void check_workspace(const char* op, View<float, 1> workspace, int64_t N, int64_t I, int64_t O) {
@@ -106,13 +89,9 @@ void check_workspace(const char* op, View<float, 1> workspace, int64_t N, int64_
 
 void forward_few_rows(View<const float, 2> x, WeightView<2> weight, View<float, 2> y) {
   const int64_t N = x.dim(0), I = x.dim(1), O = y.dim(1);
-  const auto plain = ATTNEDIT_BEST(few_rows_forward);
-  const auto halves = ATTNEDIT_BEST(few_rows_forward_bfloat16);
   parallel_for(O, kReadWork / std::max<int64_t>(N * I, 1) + 1, [&](int64_t begin, int64_t end) {
-    if (weight.dtype == DType::kFloat32)
-      plain(x.data, static_cast<const float*>(weight.data), y.data, N, I, O, begin, end);
-    else
-      halves(x.data, static_cast<const uint16_t*>(weight.data), y.data, N, I, O, begin, end);
+    ATTNEDIT_BEST(few_rows_forward)
+    (x.data, weight.data, static_cast<int>(weight.dtype), y.data, N, I, O, begin, end);
   });
 }
 
@@ -127,7 +106,7 @@ const float* widened_rows(WeightView<2> weight, int64_t begin, int64_t end, floa
 
 void add_column_sums(View<const float, 2> rows, View<float, 1> sums) {
   const int64_t N = rows.dim(0), O = rows.dim(1);
-  parallel_for(O, kRowGrain / std::max<int64_t>(N, 1) + 1, [&](int64_t begin, int64_t end) {
+  parallel_rows(O, N, [&](int64_t begin, int64_t end) {
     ATTNEDIT_BEST(column_sums)(rows.data, sums.data, N, O, begin, end);
   });
 }
@@ -147,12 +126,12 @@ Task gemm_forward(View<const float, 2> x, WeightView<2> weight, View<const float
                  to_string(y.shape));
   check_workspace("gemm_forward", workspace, N, I, O);
   return Task([=] {
-           if (N <= kFewRows && weight.dtype != DType::kFloat16)
+           if (N <= kFewRows)
              forward_few_rows(x, weight, y);
            else
              gemm(N, O, I, 1, {x.data, I, 1}, transposed_rows(weight, 0), compute, false, y.data, O, workspace.data);
            if (!bias) return;
-           parallel_for(N, kRowGrain / std::max<int64_t>(O, 1) + 1, [&](int64_t begin, int64_t end) {
+           parallel_rows(N, O, [&](int64_t begin, int64_t end) {
              ATTNEDIT_BEST(add_rows)(bias.data, y.data + begin * O, O, end - begin, O);
            });
          })

@@ -19,30 +19,6 @@ namespace {
 
 constexpr int64_t kDepth = 512;  // words of a panel: with a strip it leaves room in the second-level cache
 
-struct BFloat16 {
-  uint16_t bits;
-};
-inline Vec numbers(const BFloat16* x) { return load_bfloat16(&x->bits); }
-inline float number(const BFloat16* x) {
-  float y;
-  widen_bfloat16(&x->bits, &y, 1);
-  return y;
-}
-
-struct Float16 {
-  uint16_t bits;
-};
-inline Vec numbers(const Float16* x) {
-  float y[kLanes];
-  widen_float16(&x->bits, y, kLanes);
-  return load(y);
-}
-inline float number(const Float16* x) {
-  float y;
-  widen_float16(&x->bits, &y, 1);
-  return y;
-}
-
 // The last panel's columns that exist, through a buffer.
 template <class Word>
 void edge_tile(int64_t rows, int64_t columns, int64_t strip_words, Band words, const float* a, const float* b,
@@ -80,9 +56,7 @@ void block_of(const float* left, int64_t height, int64_t m, const float* right, 
 
 template <class Word>
 void panel(const void* b, int storage, int64_t row, int64_t column, int64_t columns, int64_t K, float* packed) {
-  if (storage == 0) return panel_of<Word>(static_cast<const float*>(b), row, column, columns, K, 1, packed);
-  if (storage == 1) return panel_of<Word>(static_cast<const BFloat16*>(b), row, column, columns, K, 1, packed);
-  panel_of<Word>(static_cast<const Float16*>(b), row, column, columns, K, 1, packed);
+  with_stored(b, storage, [&](const auto* stored) { panel_of<Word>(stored, row, column, columns, K, 1, packed); });
 }
 
 }  // namespace
@@ -120,7 +94,6 @@ constexpr int64_t kSerialWork = 2 << 20;             // multiply-adds below whic
 constexpr int64_t kChunk = 1024, kChunkDepth = 512;  // rows or columns, and depth, packed at a time: 2 MiB an operand
 constexpr int64_t kItemStrips = 8, kItemPanels = 8;
 
-int64_t parts_of(int64_t n, int64_t part) { return (n + part - 1) / part; }
 bool in_pairs(Compute compute) { return compute == Compute::kBFloat16; }
 int64_t words_of(int64_t k, Compute compute) { return in_pairs(compute) ? (k + 1) / 2 : k; }
 

@@ -11,8 +11,6 @@ namespace {
 constexpr int64_t kColumns = 256;  // of an expert's product that one thread computes: the weight's part is packed once
 constexpr int64_t kFewRows = 8;    // up to here gemm_forward reads the weight without packing it
 
-int64_t parts_of(int64_t n, int64_t part) { return (n + part - 1) / part; }
-
 int64_t floats_a_worker(int64_t I, int64_t O) {
   constexpr int64_t kManyRows = 1 << 20;
   return std::max({gemm_scratch(kManyRows, std::min(O, kColumns), I), gemm_scratch(kManyRows, std::min(I, kColumns), O),

@@ -48,8 +48,6 @@ namespace {
 // Rows of the head that are summed in float; their sums are added in double. Squares of 16-bit numbers fall on halves
 // of the last place and are rounded down more often than up, so that long chains of them drift.
 constexpr int64_t kHeadRows = 128;
-constexpr int64_t kGrain = 1 << 15;  // numbers that are worth a second thread
-int64_t rows_per_grain(int64_t D) { return kGrain / std::max<int64_t>(D, 1) + 1; }
 
 }  // namespace
 
@@ -104,14 +102,14 @@ Task logit_mse(View<const float, 2> student, View<const float, 2> teacher, View<
            float* const differences = workspace.data + gemm_scratch(N, D, D);
            float* const losses = differences + N * D;
            float* const products = dstudent ? dstudent.data : losses + N;
-           parallel_for(N, rows_per_grain(D), [&](int64_t begin, int64_t end) {
+           parallel_rows(N, D, [&](int64_t begin, int64_t end) {
              ATTNEDIT_BEST(difference_rows)
              (student.data, teacher.data, weights.data, differences, D, begin, end);
            });
            gemm(N, D, D, 1, {differences, D, 1}, RightOperand::plain(gram.data, D), Compute::kFloat32, false, products,
                 D, workspace.data);
            const float factor = 2.f / static_cast<float>(V);
-           parallel_for(N, rows_per_grain(D), [&](int64_t begin, int64_t end) {
+           parallel_rows(N, D, [&](int64_t begin, int64_t end) {
              ATTNEDIT_BEST(quadratic_rows)(differences, weights.data, factor, products, losses, D, begin, end);
            });
            double total = 0;

@@ -11,32 +11,12 @@ ATTNEDIT_LOOPS(
                       int64_t R, int64_t begin, int64_t end);)
 
 #ifdef ATTNEDIT_ISA
-#include "simd/vec.h"
+#include "simd/stored.h"
 
 namespace attnedit::kernels::ATTNEDIT_ISA {
 namespace {
 
 constexpr int kRowsAtOnce = 8;  // of the weight: streams that the processor's prefetching follows
-
-struct BFloat16 {
-  uint16_t bits;
-};
-struct Float16 {
-  uint16_t bits;
-};
-inline Vec numbers(const float* w) { return load(w); }
-inline Vec numbers(const BFloat16* w) { return load_bfloat16(&w->bits); }
-inline Vec numbers(const Float16* w) {
-  float y[kLanes];
-  widen_float16(&w->bits, y, kLanes);
-  return load(y);
-}
-template <class Stored>
-inline Vec some_numbers(const Stored* w, int64_t n) {
-  Stored padded[kLanes] = {};
-  std::memcpy(padded, w, n * sizeof(Stored));
-  return numbers(padded);
-}
 
 // y += Rows numbers of x times as many rows of the weight: every number of y is one chain in ascending rows.
 template <int Rows, class Stored>
@@ -92,16 +72,12 @@ void value(const float* x, int64_t row, const Stored* w, float* y, int64_t y_row
 
 void absorb_query(const float* x, int64_t row, const void* weight, int storage, float* y, int64_t y_row, int64_t N,
                   int64_t Kn, int64_t R, int64_t begin, int64_t end) {
-  if (storage == 0) return query(x, row, static_cast<const float*>(weight), y, y_row, N, Kn, R, begin, end);
-  if (storage == 1) return query(x, row, static_cast<const BFloat16*>(weight), y, y_row, N, Kn, R, begin, end);
-  query(x, row, static_cast<const Float16*>(weight), y, y_row, N, Kn, R, begin, end);
+  with_stored(weight, storage, [&](const auto* w) { query(x, row, w, y, y_row, N, Kn, R, begin, end); });
 }
 
 void absorb_value(const float* x, int64_t row, const void* weight, int storage, float* y, int64_t y_row, int64_t N,
                   int64_t R, int64_t begin, int64_t end) {
-  if (storage == 0) return value(x, row, static_cast<const float*>(weight), y, y_row, N, R, begin, end);
-  if (storage == 1) return value(x, row, static_cast<const BFloat16*>(weight), y, y_row, N, R, begin, end);
-  value(x, row, static_cast<const Float16*>(weight), y, y_row, N, R, begin, end);
+  with_stored(weight, storage, [&](const auto* w) { value(x, row, w, y, y_row, N, R, begin, end); });
 }
 
 }  // namespace attnedit::kernels::ATTNEDIT_ISA
@@ -119,8 +95,6 @@ namespace {
 constexpr int64_t kSerialWork = 1 << 16;  // multiply-adds below which a second thread does not pay
 constexpr int64_t kColumns = 256;         // of a head's q_latent that one worker computes
 constexpr int64_t kRows = 32;             // of a head's W_uv that one worker reads
-
-int64_t parts_of(int64_t n, int64_t part) { return (n + part - 1) / part; }
 
 void check_weight(const char* op, WeightView<2> kv_b, int64_t H, int64_t R, int64_t least) {
   const int64_t per_head = H ? kv_b.dim(0) / H : 0;

@@ -107,26 +107,16 @@ void expand_rows_backward(const float* dk, const float* dv, float* dkv, float* d
 }  // namespace attnedit::kernels::ATTNEDIT_ISA
 
 #else
-#include <type_traits>
-
 #include "kernels/gemm.h"
 #include "kernels/mla_projection.h"
 #include "kernels/row_blocks.h"
 #include "runtime/check.h"
 #include "runtime/parallel.h"
 #include "simd/stores.h"
+#include "tensor/check_shape.h"
 
 namespace attnedit::kernels {
 namespace {
-
-constexpr int64_t kGrain = 1 << 15;  // numbers that are worth a second thread
-int64_t rows_per_grain(int64_t D) { return kGrain / std::max<int64_t>(D, 1) + 1; }
-
-template <class T, int R>
-void check_shape(const char* op, const char* name, View<T, R> x,
-                 std::type_identity_t<decltype(View<T, R>::shape)> want) {
-  ATTNEDIT_CHECK(x.shape == want, op, name, " must have shape ", to_string(want), ", got ", to_string(x.shape));
-}
 
 void check_compress(const char* op, View<const float, 3> kv_a, int64_t R, View<const float, 2> cos,
                     View<const float, 2> sin, int64_t start) {
@@ -150,7 +140,7 @@ Task mla_compress_forward(View<const float, 3> kv_a, View<const float, 1> weight
   check_shape(op, "k_rope", k_rope, {B, T, P});
   return [=] {
     const bool past_caches = simd::stores_past_caches(2 * kv_a.size(), {latent.data, k_rope.data}, {R, P});
-    parallel_for(B * T, rows_per_grain(R + P), [&](int64_t begin, int64_t end) {
+    parallel_rows(B * T, R + P, [&](int64_t begin, int64_t end) {
       ATTNEDIT_BEST(compress_rows)
       (kv_a.data, weight.data, eps, cos.data + start * P / 2, sin.data + start * P / 2, latent.data, rstd.data,
        k_rope.data, past_caches, T, R, P, begin, end);
@@ -186,7 +176,7 @@ Task mla_compress_backward(View<const float, 3> dlatent, View<const float, 3> dk
           B * T, [&](int64_t block, int64_t begin, int64_t end) { rows(begin, end, workspace.data + block * R); });
       add_column_sums({workspace.data, {row_blocks(B * T), R}}, dweight);
     } else {
-      parallel_for(B * T, rows_per_grain(R + P), [&](int64_t begin, int64_t end) { rows(begin, end, nullptr); });
+      parallel_rows(B * T, R + P, [&](int64_t begin, int64_t end) { rows(begin, end, nullptr); });
     }
   };
 }
@@ -200,7 +190,7 @@ Task mla_expand_forward(View<const float, 4> kv, View<const float, 3> k_rope, Vi
   check_shape(op, "v", v, {B, T, H, Kv});
   return [=] {
     const bool past_caches = simd::stores_past_caches(kv.size() + k.size() + v.size(), {k.data, v.data}, {Kn, Kv, P});
-    parallel_for(B * T, rows_per_grain(H * (Kn + Kv + P)), [&](int64_t begin, int64_t end) {
+    parallel_rows(B * T, H * (Kn + Kv + P), [&](int64_t begin, int64_t end) {
       ATTNEDIT_BEST(expand_rows)(kv.data, k_rope.data, k.data, v.data, past_caches, H, Kn, Kv, P, begin, end);
     });
   };
@@ -216,7 +206,7 @@ Task mla_expand_backward(View<const float, 4> dk, View<const float, 4> dv, View<
   check_shape(op, "dk_rope", dk_rope, {B, T, P});
   return [=] {
     const bool past_caches = simd::stores_past_caches(dk.size() + dv.size() + dkv.size(), {dkv.data}, {Kn, Kv});
-    parallel_for(B * T, rows_per_grain(H * (Kn + Kv + P)), [&](int64_t begin, int64_t end) {
+    parallel_rows(B * T, H * (Kn + Kv + P), [&](int64_t begin, int64_t end) {
       ATTNEDIT_BEST(expand_rows_backward)
       (dk.data, dv.data, dkv.data, dk_rope.data, past_caches, H, Kn, Kv, P, begin, end);
     });

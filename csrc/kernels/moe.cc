@@ -124,18 +124,10 @@ void weigh_rows_backward(const float* h, const float* weights, const int32_t* sl
 #include "kernels/moe.h"
 #include "runtime/check.h"
 #include "runtime/parallel.h"
+#include "tensor/check_shape.h"
 
 namespace attnedit::kernels {
 namespace {
-
-constexpr int64_t kGrain = 1 << 15;  // numbers that are worth a second thread
-int64_t rows_per_grain(int64_t D) { return kGrain / std::max<int64_t>(D, 1) + 1; }
-
-template <class T, size_t R>
-void check_shape(const char* op, const char* name, const T& view, const std::array<int64_t, R>& wanted) {
-  ATTNEDIT_CHECK(view.shape == wanted, op, name, " must have shape ", to_string(wanted), ", got ",
-                 to_string(view.shape));
-}
 
 // The numbers of another kernel: a wrong one would be an address.
 void check_range(const char* op, const char* name, const int32_t* numbers, int64_t count, int64_t most) {
@@ -170,7 +162,7 @@ Task moe_route_forward(View<const float, 2> logits, bool normalize, View<float, 
   check_shape("moe_route", "slots", routes.slots, std::array{N * k});
   check_shape("moe_route", "rows", routes.rows, std::array{N * k});
   return [=] {
-    parallel_for(N, rows_per_grain(E), [&](int64_t begin, int64_t end) {
+    parallel_rows(N, E, [&](int64_t begin, int64_t end) {
       ATTNEDIT_BEST(route_tokens)(logits.data, E, k, normalize, weights.data, routes.chosen.data, begin, end);
     });
     sort_slots(E, routes);
@@ -185,7 +177,7 @@ Task moe_route_backward(View<const float, 2> dweights, View<const float, 2> logi
   check_shape("moe_route_backward", "dlogits", dlogits, std::array{N, E});
   return [=] {
     check_range("moe_route_backward", "chosen", chosen.data, N * k, E);
-    parallel_for(N, rows_per_grain(E), [&](int64_t begin, int64_t end) {
+    parallel_rows(N, E, [&](int64_t begin, int64_t end) {
       ATTNEDIT_BEST(route_tokens_backward)
       (dweights.data, logits.data, chosen.data, E, k, normalize, dlogits.data, begin, end);
     });
@@ -198,7 +190,7 @@ Task moe_gather(View<const float, 2> x, View<const int32_t, 1> slots, View<float
   check_shape("moe_gather", "y", y, std::array{rows, D});
   return [=] {
     check_range("moe_gather", "slots", slots.data, rows, rows);
-    parallel_for(rows, rows_per_grain(D), [&](int64_t begin, int64_t end) {
+    parallel_rows(rows, D, [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r)
         std::memcpy(y.data + r * D, x.data + slots.data[r] / k * D, D * sizeof(float));
     });
@@ -212,7 +204,7 @@ Task moe_combine(View<const float, 2> x, View<const int32_t, 1> rows, View<const
   if (weights) check_shape("moe_combine", "weights", weights, std::array{N, k});
   return [=] {
     check_range("moe_combine", "rows", rows.data, count, count);
-    parallel_for(N, rows_per_grain(k * D), [&](int64_t begin, int64_t end) {
+    parallel_rows(N, k * D, [&](int64_t begin, int64_t end) {
       ATTNEDIT_BEST(combine_tokens)(x.data, rows.data, weights.data, y.data, k, D, begin, end);
     });
   };
@@ -228,7 +220,7 @@ Task moe_weigh_backward(View<const float, 2> h, View<const float, 2> weights, Vi
                  weights.size());
   return [=] {
     check_range("moe_weigh_backward", "slots", slots.data, rows, rows);
-    parallel_for(rows, rows_per_grain(F), [&](int64_t begin, int64_t end) {
+    parallel_rows(rows, F, [&](int64_t begin, int64_t end) {
       ATTNEDIT_BEST(weigh_rows_backward)(h.data, weights.data, slots.data, dh.data, dweights.data, F, begin, end);
     });
   };

@@ -57,10 +57,7 @@ void norm_rows_backward(const float* dy, const float* x, const float* weight, co
 #include "simd/stores.h"
 
 namespace attnedit::kernels {
-namespace {
-constexpr int64_t kGrain = 1 << 15;  // numbers that are worth a second thread
-int64_t rows_per_grain(int64_t D) { return kGrain / std::max<int64_t>(D, 1) + 1; }
-}  // namespace
+namespace {}  // namespace
 
 Task rms_norm_forward(View<const float, 2> x, View<const float, 1> weight, float eps, View<float, 2> y,
                       View<float, 1> rstd) {
@@ -71,7 +68,7 @@ Task rms_norm_forward(View<const float, 2> x, View<const float, 1> weight, float
   ATTNEDIT_CHECK(rstd.dim(0) == N, "rms_norm", "rstd must have shape (", N, ",), got ", to_string(rstd.shape));
   return [=] {
     const bool past_caches = simd::stores_past_caches(2 * N * D, {y.data}, {D});
-    parallel_for(N, rows_per_grain(D), [&](int64_t begin, int64_t end) {
+    parallel_rows(N, D, [&](int64_t begin, int64_t end) {
       ATTNEDIT_BEST(norm_rows)(x.data, weight.data, eps, y.data, rstd.data, past_caches, D, begin, end);
     });
   };
@@ -103,7 +100,7 @@ Task rms_norm_backward(View<const float, 2> dy, View<const float, 2> x, View<con
       });
       add_column_sums({workspace.data, {row_blocks(N), D}}, dweight);
     } else {
-      parallel_for(N, rows_per_grain(D), [&](int64_t begin, int64_t end) {
+      parallel_rows(N, D, [&](int64_t begin, int64_t end) {
         backward(dy.data, x.data, weight.data, rstd.data, dx.data, nullptr, past_caches, D, begin, end);
       });
     }

@@ -50,8 +50,6 @@ void rope_rows(const float* x, const float* cos, const float* sin, float directi
 namespace attnedit::kernels {
 namespace {
 
-constexpr int64_t kGrain = 1 << 15;  // numbers that are worth a second thread
-
 // The transposed rotation is the rotation by the negative angles.
 Task rotate(const char* op, const char* out_name, View<const float, 4> x, View<const float, 2> cos,
             View<const float, 2> sin, int64_t start, int64_t offset, RopeLayout layout, float direction,
@@ -68,7 +66,7 @@ Task rotate(const char* op, const char* out_name, View<const float, 4> x, View<c
   const bool interleaved = layout == RopeLayout::kInterleaved;
   return [=] {
     const bool past_caches = simd::stores_past_caches(2 * x.size(), {y.data}, {offset, P, K});
-    parallel_for(B * T, kGrain / std::max<int64_t>(H * K, 1) + 1, [&](int64_t begin, int64_t end) {
+    parallel_rows(B * T, H * K, [&](int64_t begin, int64_t end) {
       ATTNEDIT_BEST(rope_rows)
       (x.data, cos.data + start * P / 2, sin.data + start * P / 2, direction, interleaved, y.data, past_caches, T, H, K,
        offset, P / 2, begin, end);

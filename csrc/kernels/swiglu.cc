@@ -76,9 +76,7 @@ void swiglu_range_backward(const float* dy, const float* gate, const float* up, 
 #include "simd/stores.h"
 
 namespace attnedit::kernels {
-namespace {
-constexpr int64_t kGrain = 1 << 15;  // numbers that are worth a second thread
-}
+namespace {}
 
 Task swiglu_forward(View<const float, 2> gate, View<const float, 2> up, View<float, 2> y) {
   ATTNEDIT_CHECK(up.shape == gate.shape, "swiglu", "up must have shape ", to_string(gate.shape), ", got ",
@@ -87,7 +85,7 @@ Task swiglu_forward(View<const float, 2> gate, View<const float, 2> up, View<flo
                  to_string(y.shape));
   return [=] {
     const bool past_caches = simd::stores_past_caches(3 * gate.size(), {y.data});
-    parallel_numbers(gate.size(), kGrain, [&](int64_t begin, int64_t end) {
+    parallel_numbers(gate.size(), [&](int64_t begin, int64_t end) {
       ATTNEDIT_BEST(swiglu_range)(gate.data, up.data, y.data, past_caches, begin, end);
     });
   };
@@ -105,7 +103,7 @@ Task swiglu_backward(View<const float, 2> dy, View<const float, 2> gate, View<co
                  to_string(dup.shape));
   return [=] {
     const bool past_caches = simd::stores_past_caches(5 * gate.size(), {dgate.data, dup.data});
-    parallel_numbers(gate.size(), kGrain, [&](int64_t begin, int64_t end) {
+    parallel_numbers(gate.size(), [&](int64_t begin, int64_t end) {
       ATTNEDIT_BEST(swiglu_range_backward)
       (dy.data, gate.data, up.data, dgate.data, dup.data, past_caches, begin, end);
     });

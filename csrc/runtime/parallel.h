@@ -43,6 +43,12 @@ class FlushSubnormals {
   uint64_t saved_;
 };
 
+// Numbers of a pass over memory that are worth a thread.
+constexpr int64_t kGrain = 1 << 15;
+
+// How many parts of at most `part` cover n.
+constexpr int64_t parts_of(int64_t n, int64_t part) { return (n + part - 1) / part; }
+
 // Runs body(worker) on the calling thread, as worker 0, and on up to threads - 1 others, each the same worker every
 // time; returns when all that began have ended. A thread that the system has not scheduled by then is not waited for:
 // on a busy machine a region costs no more than the caller alone would need. Inside a region, and beside another one,
@@ -92,7 +98,7 @@ void parallel_for(int64_t n, int64_t grain, const F& f) {
       [](void* context, int worker) {
         Region& shared = *static_cast<Region*>(context);
         FlushSubnormals flush;
-        const int64_t length = (shared.n + shared.ranges - 1) / shared.ranges;
+        const int64_t length = parts_of(shared.n, shared.ranges);
         const int64_t first = worker * shared.ranges / shared.threads;
         const int64_t own = (worker + 1) * shared.ranges / shared.threads - first;
         for (int64_t k = 0; k < shared.ranges; ++k) {
@@ -106,12 +112,18 @@ void parallel_for(int64_t n, int64_t grain, const F& f) {
       &region);
 }
 
+// The same for rows of `width` numbers, at least kGrain of them together.
+template <class F>
+void parallel_rows(int64_t n, int64_t width, const F& f) {
+  parallel_for(n, kGrain / std::max<int64_t>(width, 1) + 1, f);
+}
+
 // The same for the numbers of arrays: ranges begin at a cache line where the arrays do, so that no two threads write to
 // one line.
 template <class F>
-void parallel_numbers(int64_t n, int64_t grain, const F& f) {
+void parallel_numbers(int64_t n, const F& f, int64_t grain = kGrain) {
   constexpr int64_t kLine = 16;
-  parallel_for((n + kLine - 1) / kLine, grain / kLine,
+  parallel_for(parts_of(n, kLine), grain / kLine,
                [&](int64_t begin, int64_t end) { f(begin * kLine, std::min(n, end * kLine)); });
 }
 

@@ -3,13 +3,11 @@
 // What packed_tile multiplies, out of matrices as they lie and back. A word (simd/tile.h) holds Word::kNumbers numbers
 // of neighbouring k; where K is odd, the last pair's second one is zero.
 
+#include "simd/stored.h"
 #include "simd/tile.h"
 #include "simd/transpose.h"
 
 namespace {
-
-[[maybe_unused]] inline float number(const float* x) { return *x; }
-[[maybe_unused]] inline Vec numbers(const float* x) { return load(x); }
 
 // What is packed often comes from far, in strides that the processor does not foresee: it is asked for this far ahead.
 constexpr int64_t kAhead = 3 * kLanes, kRowsAhead = 4;

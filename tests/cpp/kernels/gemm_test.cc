@@ -35,7 +35,7 @@ TEST_P(Gemm, ForwardMatchesReference) {
   const Stored weight(dtype, normal(O * I, 2));
   for (const Compute compute : kComputes) {
     // A few rows are multiplied as they lie, in float32: the weight's bytes are the cost.
-    const Compute used = N <= 8 && dtype != DType::kFloat16 ? Compute::kFloat32 : compute;
+    const Compute used = N <= 8 ? Compute::kFloat32 : compute;
     const auto want = product(false, true, N, O, I, factors(used, x), factors(used, weight.numbers));
     on_every_isa([&, N = N, I = I, O = O] {
       std::vector<float> y(N * O, 7.f), scratch(gemm_workspace(N, I, O), NAN);

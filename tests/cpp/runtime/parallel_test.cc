@@ -51,10 +51,11 @@ TEST_F(Parallel, RangesCoverEverythingOnce) {
         parallel_for(n, grain, [&](int64_t begin, int64_t end) {
           for (int64_t i = begin; i < end; ++i) ++seen[i];
         });
-        parallel_numbers(n, grain, [&](int64_t begin, int64_t end) {
+        const auto see = [&](int64_t begin, int64_t end) {
           EXPECT_EQ(begin % 16, 0);  // a cache line
           for (int64_t i = begin; i < end; ++i) ++seen[i];
-        });
+        };
+        parallel_numbers(n, see, grain);
         for (auto& count : seen) ASSERT_EQ(count, 2) << n << " by " << grain;
       }
   }
