@@ -73,9 +73,7 @@ class GroupedGemm : public ::testing::TestWithParam<Shape> {
 TEST_P(GroupedGemm, ForwardMatchesReference) {
   for (const Compute compute : kComputes) {
     // A few rows are multiplied as they lie, in float32: the weight's bytes are the cost.
-    const auto used = [&](int32_t count) {
-      return count <= 8 && GetParam().dtype != DType::kFloat16 ? Compute::kFloat32 : compute;
-    };
+    const auto used = [&](int32_t count) { return count <= 8 ? Compute::kFloat32 : compute; };
     std::vector<float> factors_x;
     std::vector<std::vector<float>> factors_w;
     for (size_t e = 0; e < rows.size(); ++e) {
