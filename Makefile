@@ -101,6 +101,8 @@ peer: setup
 	  (.venv-peer/bin/pip install -q --retries 0 --index-url https://download.pytorch.org/whl/cpu torch==2.13.0 2>/dev/null || \
 	   .venv-peer/bin/pip install -q torch==2.13.0) && .venv-peer/bin/pip install -q 'transformers>=5.23') || \
 	  (rm -rf .venv-peer && echo "torch and transformers cannot be installed: what needs them is skipped")
+	@test ! -x .venv-peer/bin/python || .venv-peer/bin/pip install -q 'lm-eval>=0.4.13' accelerate || \
+	  echo "lm-eval cannot be installed: its tests are skipped"
 
 clean:
 	rm -rf build $(VENV) .venv-peer runs

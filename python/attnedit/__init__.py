@@ -11,7 +11,7 @@ ae.export(student, "out/")
 from attnedit import distill
 from attnedit.compute import compute
 from attnedit.edit import MLA, GateSWA, edit
-from attnedit.evaluate import evaluate
+from attnedit.evaluate import evaluate, evaluate_tasks
 from attnedit.export import export
 from attnedit.generate import generate
 from attnedit.models import Decoder, load
@@ -29,6 +29,7 @@ __all__ = [
     "distill",
     "edit",
     "evaluate",
+    "evaluate_tasks",
     "export",
     "generate",
     "load",

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -46,26 +47,33 @@ def evaluate(
     student: ModelPath,
     teacher: Annotated[Path, typer.Option(help="the folder to compare with")],
     text: Annotated[list[Path] | None, typer.Option(help="held-out text files")] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(help="[NAME=]FILE or a folder: multiple choice, last words; needle=TEXT, repeat_copy=TEXT"),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="of every task only the first items", min=1)] = None,
     decode: Annotated[bool, typer.Option("--decode", help="decoding speed and cache bytes by context")] = False,
     separator: Annotated[str | None, typer.Option(help="between documents")] = None,
     sequence_length: Annotated[
-        int | None, typer.Option(help="documents are cut here; default: 2048 or less", min=2)
+        int | None, typer.Option(help="documents are cut here, default: 2048 or less; the longest made task", min=2)
     ] = None,
 ) -> None:
-    """Compare two models: NLL, KL, top-1 agreement on held-out text, or how they decode. Prints JSON."""
+    """Compare two models on held-out text (NLL, KL, top-1 agreement), on tasks, or how they decode. Prints JSON."""
     from dataclasses import asdict
 
     import attnedit as ae
+    from attnedit.convert.progress import Progress
     from attnedit.data import Tokenizer, heldout_rows, read_documents
     from attnedit.evaluate.decode_speed import compare_decoding
+    from attnedit.evaluate.task_scores import summary, task_table
 
+    if not (text or tasks or decode):
+        raise ValueError("[evaluate] --text, --tasks or --decode must be given")
     found = compare_decoding(student, teacher) if decode else {}
-    if not text:
-        if not decode:
-            raise ValueError("[evaluate] --text or --decode must be given")
+    if not (text or tasks):
         print(json.dumps(found, indent=1))
         return
-    documents = read_documents([str(path.absolute()) for path in text], separator, Path())
+    documents = read_documents([str(path.absolute()) for path in text], separator, Path()) if text else []
     models = ae.load(student), ae.load(teacher)
     longest = min(model.config.rope.max_position_embeddings for model in models)
     length = min(2048, longest) if sequence_length is None else sequence_length
@@ -74,8 +82,17 @@ def evaluate(
     tokenizer = Tokenizer(teacher)
     if Tokenizer(student).fingerprint() != tokenizer.fingerprint():
         raise ValueError(f"[evaluate] {student} and {teacher} must have the same tokenizer.json, theirs differ")
-    rows = heldout_rows(tokenizer.encode_documents(documents), length)
-    print(json.dumps(asdict(ae.evaluate(*models, rows)) | found, indent=1))
+    if tasks:
+        with Progress().count("tasks", "tokens") as on_tokens:
+            compared = ae.evaluate_tasks(
+                *models, tokenizer, tasks, limit=limit, sequence_length=sequence_length, on_tokens=on_tokens
+            )
+        print(task_table(compared), file=sys.stderr)
+        found |= summary(compared)
+    if text:
+        rows = heldout_rows(tokenizer.encode_documents(documents), length)
+        found = asdict(ae.evaluate(*models, rows)) | found
+    print(json.dumps(found, indent=1))
 
 
 @app.command()
@@ -174,6 +191,7 @@ def table(runs: Annotated[list[Path], typer.Argument(help="run folders")]) -> No
 def main() -> None:
     """Exit 2 with one line for bad input; 130 after Ctrl-C or SIGTERM, which keep a checkpoint."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         code = app(standalone_mode=False)  # typer turns Ctrl-C into 130
     except KeyboardInterrupt:  # where typer is not looking: while it starts and ends

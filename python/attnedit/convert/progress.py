@@ -12,7 +12,9 @@ from rich.progress import Progress as Bar
 LINE_EVERY_SECONDS = 15.0
 
 # (layer, step, steps, loss)
-OnStep = Callable[[int, int, int, float], None]
+OnStep = Callable[[int, int, int, float | None], None]
+# (done, of how many)
+OnCount = Callable[[int, int], None]
 
 
 class Progress:
@@ -28,7 +30,7 @@ class Progress:
         print(f"warning: {text}", file=sys.stderr, flush=True)
 
     @contextmanager
-    def phase(self, name: str, layers: Sequence[int] = (0,)) -> Iterator[OnStep]:
+    def phase(self, name: str, layers: Sequence[int] = (0,), unit: str = "steps") -> Iterator[OnStep]:
         """Follows one phase: the steps of all its `layers`, one layer after the other."""
         if self.quiet:
             yield lambda layer, step, steps, loss: None
@@ -36,25 +38,31 @@ class Progress:
             with self._bar() as bar:
                 task = bar.add_task(name, total=None, loss="")
 
-                def show(layer: int, step: int, steps: int, loss: float) -> None:
+                def show(layer: int, step: int, steps: int, loss: float | None) -> None:
                     label = f"{name} layer {layer}" if len(layers) > 1 else name
                     done = layers.index(layer) * steps + step
                     total = len(layers) * steps
-                    bar.update(task, description=label, total=total, completed=done, loss=f"loss {loss:.4f}")
+                    bar.update(task, description=label, total=total, completed=done, loss=_told(loss))
 
                 yield show
         else:
-            yield self._lines(name, layers)
+            yield self._lines(name, layers, unit)
+
+    @contextmanager
+    def count(self, name: str, unit: str) -> Iterator[OnCount]:
+        """Follows one thing that is counted."""
+        with self.phase(name, unit=unit) as on_step:
+            yield lambda done, total: on_step(0, done, total, None)
 
     def _bar(self) -> Bar:
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
         return Bar(*columns, TextColumn("{task.fields[loss]}"), TimeRemainingColumn(), console=self.console)
 
-    def _lines(self, name: str, layers: Sequence[int]) -> OnStep:
+    def _lines(self, name: str, layers: Sequence[int], unit: str) -> OnStep:
         said = time.monotonic()
         begun: tuple[float, int] | None = None
 
-        def show(layer: int, step: int, steps: int, loss: float) -> None:
+        def show(layer: int, step: int, steps: int, loss: float | None) -> None:
             nonlocal said, begun
             now, done = time.monotonic(), layers.index(layer) * steps + step
             if begun is None:
@@ -63,8 +71,14 @@ class Progress:
                 return
             said = now
             rate = (done - begun[1]) / max(now - begun[0], 1e-9)
-            left = f", {rate:.1f} steps/s, {(len(layers) * steps - done) / rate:.0f} s left" if rate > 0 else ""
+            left = f", {rate:.1f} {unit}/s, {(len(layers) * steps - done) / rate:.0f} s left" if rate > 0 else ""
             label = f"{name} layer {layer}" if len(layers) > 1 else name
-            self.say(f"{label}: step {step}/{steps}, loss {loss:.4f}{left}")
+            self.say(
+                f"{label}: {unit.removesuffix('s')} {step}/{steps}{', ' if loss is not None else ''}{_told(loss)}{left}"
+            )
 
         return show
+
+
+def _told(loss: float | None) -> str:
+    return "" if loss is None else f"loss {loss:.4f}"

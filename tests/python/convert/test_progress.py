@@ -24,6 +24,19 @@ def test_lines_off_a_terminal_tell_rate_and_time_left(
     assert lines[-1] == "layer-wise layer 5: step 4/4, loss 0.5000, 1.0 steps/s, 0 s left"
 
 
+def test_what_is_counted_has_its_unit_and_no_loss(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter(range(0, 100, 20))
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(seconds))
+    with Progress().count("tasks", "tokens") as on_count:
+        on_count(100, 1000)
+        on_count(500, 1000)
+    assert capsys.readouterr().err.splitlines() == [
+        "tasks: token 100/1000", "tasks: token 500/1000, 20.0 tokens/s, 25 s left",
+    ]  # fmt: skip
+
+
 def test_a_bar_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     progress = Progress()
     progress.console = Console(file=io.StringIO(), force_terminal=True, width=120)

@@ -1,0 +1,157 @@
+"""lm-evaluation-harness over our model: it says what our own evaluation says, and what its transformers model says."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed: make peer installs it")
+
+from lm_eval.tasks import TaskManager  # noqa: E402
+
+from attnedit.data import Tokenizer  # noqa: E402
+from attnedit.evaluate.loglikelihood import likelihoods  # noqa: E402
+from attnedit.evaluate.task_scores import evaluate_tasks  # noqa: E402
+from attnedit.evaluate.tasks import read_tasks  # noqa: E402
+from attnedit.harness import AttnEditLM  # noqa: E402
+from attnedit.models import load  # noqa: E402
+
+TEACHER = Path(__file__).parents[3] / "examples" / "teacher"  # a Qwen3 of 2.0 M parameters that knows some Python
+CHOICES = {
+    "output_type": "multiple_choice", "doc_to_choice": "choices", "doc_to_target": "gold",
+    "doc_to_text": "{{query}}{{'\nAnswer:' if query.startswith('Question:') else ''}}",
+    "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}, {"metric": "acc_bytes"}],
+}  # fmt: skip
+LAST_WORD = {  # as tasks/lambada/lambada_openai.yaml
+    "output_type": "loglikelihood", "doc_to_text": "{{text.split(' ')[:-1]|join(' ')}}",
+    "doc_to_target": "{{' '+text.split(' ')[-1]}}", "metric_list": [{"metric": "acc"}, {"metric": "perplexity"}],
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setenv("DISABLE_MULTIPROC", "1")  # a bootstrap is not worth processes here
+
+
+def made_files(folder: Path) -> dict[str, Path]:
+    """Code and what may follow it; letters beyond ASCII, so that characters and bytes differ."""
+    rng = np.random.default_rng(0)
+    codes = ["Question: import os, sys", "def __init__(self):", "for i in range(", "return", "class Größe:\n    def"]
+    ends = ["None", "self._naïve = 0", "len(x)):", "os.path.join(ä, ö, ü)", "True", "raise ValueError('日本語')"]
+    choice = [
+        {"query": " ".join(rng.choice(codes, 3)), "choices": [*rng.choice(ends, 3, replace=False)],
+         "gold": int(rng.integers(3))}
+        for _ in range(16)
+    ]  # fmt: skip
+    last = [
+        {"text": " ".join([*rng.choice(codes, 4), "return", str(rng.choice(["None", "self", "x"]))])} for _ in range(12)
+    ]
+    files = {"arc_made": choice, "lambada_made": last}
+    for name, items in files.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    return {name: folder / f"{name}.jsonl" for name in files}
+
+
+def real_files(material: Path, folder: Path) -> dict[str, Path]:
+    found = {}
+    for name in ("arc_easy", "lambada_test"):
+        lines = (material / "evals" / f"{name}.jsonl").read_text().splitlines()
+        found[name] = folder / f"{name}.jsonl"
+        found[name].write_text("\n".join(lines[:40]))
+    return found
+
+
+def harness(model: Any, files: dict[str, Path]) -> dict[str, Any]:
+    tasks = [
+        {"task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(path)}},
+         "test_split": "test"} | (LAST_WORD if name.startswith("lambada") else CHOICES)
+        for name, path in files.items()
+    ]  # fmt: skip
+    manager = TaskManager(include_defaults=False)  # reading its own thousands of tasks takes longer than all the rest
+    found = lm_eval.simple_evaluate(model=model, tasks=tasks, bootstrap_iters=10, task_manager=manager)
+    assert found is not None
+    return found  # type: ignore[no-any-return]
+
+
+def check(judged: Any, folder: Path, files: dict[str, Path]) -> None:
+    """What the harness finds with a model of its, and what we find with the folder: item by item, then all figures."""
+    theirs, model, tokenizer = harness(judged, files), load(folder), Tokenizer(folder)
+    asked = [f"{name}={path}" for name, path in files.items()]
+    ours = evaluate_tasks(model, model, tokenizer, asked)
+    for task in read_tasks(asked, tokenizer, model.config.rope.max_position_embeddings):
+        answers = iter(likelihoods(model, [request for item in task.items for request in item.requests]))
+        samples = theirs["samples"][task.name]
+        for item, sample in zip(task.items, sorted(samples, key=lambda each: each["doc_id"]), strict=True):
+            got = [next(answers) for _ in item.requests]
+            said = [response[0] for response in sample["resps"]]
+            np.testing.assert_allclose([each.logprob for each in got], [each[0] for each in said], rtol=0, atol=1e-3)
+            assert [each.is_greedy for each in got] == [each[1] for each in said]
+        figures = theirs["results"][task.name]
+        for metric, score in ours[task.name].teacher.items():
+            assert figures[f"{metric},none"] == pytest.approx(score.value, rel=1e-3), (task.name, metric)
+            if metric != "perplexity":
+                assert figures[f"{metric}_stderr,none"] == pytest.approx(score.stderr, abs=1e-3), (task.name, metric)
+    assert len({score.value for task in ours.values() for score in task.teacher.values()}) > 2  # they differ
+
+
+def test_the_harness_and_our_evaluation_agree(tmp_path: Path) -> None:
+    check(AttnEditLM(TEACHER), TEACHER, made_files(tmp_path))
+
+
+def test_they_agree_on_real_items(material: Path, tmp_path: Path) -> None:
+    folder = material / "models" / "stories260K"
+    check(AttnEditLM(folder), folder, real_files(material, tmp_path))
+
+
+@pytest.fixture(scope="module")
+def peer() -> Any:
+    """The harness's own way to run a model: transformers in float32."""
+    pytest.importorskip("torch", reason="torch is not installed")
+    pytest.importorskip("accelerate", reason="accelerate is not installed, which lm-eval's transformers model needs")
+    from lm_eval.models.huggingface import HFLM
+
+    return HFLM(pretrained=str(TEACHER), dtype="float32", device="cpu", batch_size=8)
+
+
+def test_its_transformers_model_says_the_same(peer: Any, tmp_path: Path) -> None:
+    check(peer, TEACHER, made_files(tmp_path))
+
+
+class Asked:
+    def __init__(self, *args: Any) -> None:
+        self.args = args
+
+
+def test_rolling_and_generation_are_the_peers(peer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = AttnEditLM(TEACHER, batch_size=2)
+    ours.max_length = 64
+    monkeypatch.setattr(peer, "_max_length", 64)
+    text = (TEACHER / "make_teacher.py").read_text()
+    texts = [Asked(text[:40]), Asked(text[:1500]), Asked("x")]
+    monkeypatch.setattr(
+        peer, "add_bos_token", False
+    )  # otherwise it predicts the token that documents begin with, from itself
+    np.testing.assert_allclose(
+        ours.loglikelihood_rolling(texts, disable_tqdm=True), peer.loglikelihood_rolling(texts), rtol=0, atol=5e-3
+    )
+    monkeypatch.setattr(peer, "add_bos_token", None)
+    # Longer than the context, a stop string, a batch of other lengths.
+    until = {"until": ["\n\n", " ="], "do_sample": False, "max_gen_toks": 12}
+    asked = [
+        Asked("import ", until), Asked("def __init__(self):\n", {"until": [], "max_gen_toks": 7}),
+        Asked(text[:900], until), Asked("class Error(", until),
+    ]  # fmt: skip
+    assert ours.generate_until(asked) == peer.generate_until(asked, disable_tqdm=True)
+
+
+def test_what_it_cannot_do_is_said() -> None:
+    model = AttnEditLM(TEACHER)
+    with pytest.raises(ValueError, match=r"a continuation must have 1 to 1024 tokens, as the model's context, got 0"):
+        model.loglikelihood([Asked("a", "")])
+    with pytest.raises(ValueError, match="max_gen_toks must be less than the context of 1024, got 1024"):
+        model.generate_until([Asked("a", {"max_gen_toks": 1024})])
