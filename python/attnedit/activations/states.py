@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from attnedit.activations.layers import PASS_TOKENS, give_back_all, layers
 from attnedit.activations.store import NOWHERE, Damaged, RowStore, StateDtype
+from attnedit.activations.walk import PASS_TOKENS, give_back_all, layers
 from attnedit.autograd import no_grad
 from attnedit.compute import current_compute
 from attnedit.models import Decoder

@@ -107,7 +107,7 @@ def plan(recipe: Recipe) -> Plan:
         forward_flops(source, i, length, mlp=False) + 3 * forward_flops(target, i, length, mlp=False) for i in edited
     )
     fixed = weights + scratch_bytes(source)
-    measured = calibration_tokens(recipe.target, source)
+    measured = min(PASS_TOKENS, calibration_tokens(recipe.target, source))
     activations = 2 * recipe.layerwise.tokens * source.hidden_size * 4
     return Plan(
         source=source,
