@@ -18,7 +18,7 @@ class Tensor:
     first, so look at values through it. Activations are float32; weights may be bfloat16 or float16.
     """
 
-    __slots__ = ("__weakref__", "array", "grad", "index", "node", "requires_grad")
+    __slots__ = ("__weakref__", "array", "grad", "index", "lender", "node", "requires_grad")
 
     def __init__(self, array: Array, requires_grad: bool = False) -> None:
         self.array = array
@@ -26,6 +26,7 @@ class Tensor:
         self.grad: Array | None = None
         self.node: Any = None  # the tape's record of the operation that made it; None for a leaf
         self.index = 0
+        self.lender: Array | None = None  # where array was borrowed; it knows the file that it is mapped from
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -46,7 +47,7 @@ class Tensor:
     def numpy(self) -> Array:
         """The values, without a copy, once everything launched so far has been computed."""
         runtime.synchronize()
-        return self.array
+        return self.array if self.lender is None else self.lender
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         return np.array(self.numpy(), dtype=dtype, copy=copy)
@@ -91,4 +92,6 @@ def tensor(values: npt.ArrayLike, requires_grad: bool = False) -> Tensor:
 
 def borrow(array: Array) -> Tensor:
     """array itself, without a copy: a memory-mapped weight. It stays alive until no queued kernel can read it."""
-    return Tensor(_core.borrow(array))
+    made = Tensor(_core.borrow(array))
+    made.lender = array
+    return made

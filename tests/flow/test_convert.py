@@ -240,8 +240,8 @@ def test_a_finished_run_is_not_taken_for_another_texts(finished: Path, tmp_path:
     ("name", "content"),
     [
         ("modelwise/state.safetensors", "cut"),
-        ("layerwise/layer_001/state.safetensors", "cut"),
-        ("edit/attention.safetensors", "cut"),
+        ("layerwise/layer_001/attention.safetensors", "cut"),
+        ("edit/layer_001.safetensors", "cut"),
         ("edit/config.json", "{"),
         ("evaluations/modelwise.json", "{}"),
         ("provenance.json", "[]"),

@@ -11,7 +11,7 @@ CSRC, PACKAGE = ROOT / "csrc", ROOT / "python" / "attnedit"
 CPP_ROOMS = [["runtime", "simd"], ["tensor"], ["kernels"], ["bindings"]]
 PYTHON_ROOMS = [
     ["runtime", "checked"], ["tensor", "profile"], ["autograd"], ["ops"], ["nn"], ["checkpoint", "data"], ["models"],
-    ["edit", "distill", "evaluate", "export", "generate"], ["convert", "harness"], ["cli"],
+    ["activations"], ["edit", "distill", "evaluate", "export", "generate"], ["convert", "harness"], ["cli"],
 ]  # fmt: skip
 # The one room, or file, that may include each third-party header.
 CPP_OWNERS = {"pybind11/": "bindings", "Python.h": "bindings"}

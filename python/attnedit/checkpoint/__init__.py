@@ -7,7 +7,17 @@ whole or not at all.
 from attnedit.checkpoint.atomic import atomic_write
 from attnedit.checkpoint.folder import Checkpoint
 from attnedit.checkpoint.json_object import read_object
+from attnedit.checkpoint.pages import announce, give_back
 from attnedit.checkpoint.safetensors_file import read_arrays
-from attnedit.checkpoint.save import save_checkpoint
+from attnedit.checkpoint.save import save_checkpoint, write_arrays
 
-__all__ = ["Checkpoint", "atomic_write", "read_arrays", "read_object", "save_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "announce",
+    "atomic_write",
+    "give_back",
+    "read_arrays",
+    "read_object",
+    "save_checkpoint",
+    "write_arrays",
+]

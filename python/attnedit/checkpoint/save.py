@@ -14,9 +14,10 @@ from safetensors.numpy import save_file
 
 from attnedit.checkpoint.atomic import partial, replace_folder, sync
 from attnedit.checkpoint.folder import CONFIG, INDEX, SINGLE, WEIGHTS
+from attnedit.checkpoint.pages import give_back
 from attnedit.checkpoint.safetensors_file import DTYPES, Array
 
-SHARD_BYTES = 5_000_000_000
+SHARD_BYTES = 2_000_000_000  # a shard is in memory while it is written
 
 
 def save_checkpoint(
@@ -99,6 +100,8 @@ def _write_shards(folder: Path, shards: Iterator[dict[str, Array]]) -> None:
     total = 0
     for i, shard in enumerate(shards):
         _write(folder / f"{i}.safetensors", shard)
+        for array in shard.values():
+            give_back(array)
         names.append(list(shard))
         total += sum(array.nbytes for array in shard.values())
     if len(names) == 1:
@@ -113,7 +116,19 @@ def _write_shards(folder: Path, shards: Iterator[dict[str, Array]]) -> None:
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
 
 
+def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Puts arrays into a safetensors file, straight from where they lie, whole or not at all; read_arrays reads it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with partial(path) as beside:
+        _write(beside, {name: np.asarray(array, order="C") for name, array in arrays.items()})
+        sync(beside)
+        os.replace(beside, path)
+        sync(path.parent)
+
+
 def _write(path: Path, tensors: dict[str, Array]) -> None:
+    path.touch()
+    mode = path.stat().st_mode
     try:
         save_file(tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:
@@ -121,4 +136,4 @@ def _write(path: Path, tensors: dict[str, Array]) -> None:
         if code is None:
             raise ValueError(f"[save_checkpoint] {path.name}: {error}") from None
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
-    shutil.copymode(path.with_name(CONFIG), path)  # the writer makes files that only their owner reads
+    path.chmod(mode)  # the writer makes files that only their owner reads

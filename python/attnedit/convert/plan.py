@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, replace
 
+from attnedit.activations import PASS_TOKENS
 from attnedit.checkpoint import Checkpoint
 from attnedit.convert.recipe import Recipe
-from attnedit.distill.budget import MICRO_BATCH_TOKENS, Steps, steps_for
+from attnedit.distill.budget import Steps, steps_for
 from attnedit.edit import MLA, GateSWA
 from attnedit.edit.edit import AUTO_TOKENS, CALIBRATION_TOKENS
 from attnedit.evaluate.cache import cache_size
@@ -106,7 +107,7 @@ def plan(recipe: Recipe) -> Plan:
         forward_flops(source, i, length, mlp=False) + 3 * forward_flops(target, i, length, mlp=False) for i in edited
     )
     fixed = weights + scratch_bytes(source)
-    measured = calibration_tokens(recipe.target, source)
+    measured = min(PASS_TOKENS, calibration_tokens(recipe.target, source))
     activations = 2 * recipe.layerwise.tokens * source.hidden_size * 4
     return Plan(
         source=source,
@@ -123,7 +124,7 @@ def plan(recipe: Recipe) -> Plan:
         + 20 * max(new.values(), default=0)
         + max(
             first.micro_rows * length * 4 * max((saved_numbers(target, i) for i in edited), default=0),
-            4 * experts_numbers(source) * max(MICRO_BATCH_TOKENS, length),  # the teacher's, between two layers
+            4 * experts_numbers(source) * max(PASS_TOKENS, length),  # the teacher's, between two layers
         ),
         modelwise_memory=fixed
         + 20 * trained

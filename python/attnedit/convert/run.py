@@ -1,8 +1,9 @@
 """recipe -> run folder, step by step. Each step leaves its result under a final name; done steps are read again.
 
 run/  provenance.json recipe.yaml   corpus and teacher hashes, the resolved recipe
-      edit/                         the attention as initialised
-      layerwise/layer_000/ ...      phase 1: state, metrics.jsonl, result.json
+      edit/                         the attention as initialised, a file a layer; config.json when all are there
+      layerwise/layer_000/ ...      phase 1: attention, metrics.jsonl, result.json, or the state of the layer in work
+      layerwise/activations/        the teacher's hidden states while phase 1 runs
       modelwise/                    phase 2: state, metrics.jsonl
       evaluations/*.json            teacher and student on the held-out text, after each step
       student/                      the edited model, a folder that loads
@@ -14,13 +15,11 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
-from safetensors.numpy import save
 
 import attnedit
 from attnedit import distill, runtime
-from attnedit.checkpoint import Checkpoint, atomic_write, read_arrays
+from attnedit.checkpoint import Checkpoint, atomic_write, read_object
 from attnedit.compute import compute
 from attnedit.convert.corpus import Corpus, read_corpus, read_texts
 from attnedit.convert.folder import PROVENANCE, kept, owned, require_ours, require_same_inputs
@@ -29,14 +28,14 @@ from attnedit.convert.progress import Progress
 from attnedit.convert.recipe import Recipe
 from attnedit.data import Tokenizer, require_rows
 from attnedit.distill.budget import edited_layers, steps_for
-from attnedit.edit import edit, student_of
+from attnedit.edit import edit, layer_path, student_of
 from attnedit.evaluate import evaluate
 from attnedit.evaluate.compare import Comparison
 from attnedit.evaluate.report import write_report
 from attnedit.export import export
 from attnedit.models import Decoder, load
 from attnedit.models import attnedit as own_format
-from attnedit.tensor import tensor
+from attnedit.models.load import map_parameters
 
 
 def convert(recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
@@ -131,23 +130,13 @@ def _made(folder: Path) -> Path:
 
 def _edited(recipe: Recipe, teacher: Decoder, corpus: Corpus, progress: Progress) -> Decoder:
     """The student as initialised: computed once, then read from the folder."""
-    path = Path(recipe.run) / "edit" / "attention.safetensors"
-    config_path = path.with_name("config.json")
-    if not path.exists():
+    folder = Path(recipe.run) / "edit"
+    if not (folder / "config.json").exists():
         progress.say(f"editing {teacher.config.num_hidden_layers} layers")
-        student = edit(teacher, recipe.target, corpus.train, recipe.seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept(config_path, lambda: own_format.raw_config(student.config))
-        shared = {id(parameter) for parameter in teacher.parameters()}
-        new = {name: p.numpy() for name, p in student.named_parameters() if id(p) not in shared}
-        atomic_write(path, save({name: np.ascontiguousarray(array) for name, array in new.items()}))
+        student = edit(teacher, recipe.target, corpus.train, recipe.seed, _made(folder))
+        atomic_write(folder / "config.json", json.dumps(own_format.raw_config(student.config), indent=1))
     # Read back even when just made, so that a continued run starts from the very same arrays.
-    config = own_format.decoder_config(kept(config_path, _missing))
-    student = student_of(teacher, config)
-    for name, array in read_arrays(path).items():
-        student.set_parameter(name, tensor(array))
+    student = student_of(teacher, own_format.decoder_config(read_object(folder / "config.json")))
+    for layer in edited_layers(student, teacher):
+        map_parameters(student.layers[layer].self_attn, layer_path(folder, layer))
     return student
-
-
-def _missing() -> dict[str, Any]:
-    raise ValueError("[convert] edit/config.json is missing beside edit/attention.safetensors; remove the edit folder")

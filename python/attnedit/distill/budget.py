@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from attnedit.activations import PASS_TOKENS
 from attnedit.models import Decoder
 from attnedit.nn import MLA
 from attnedit.tensor import Tensor
@@ -22,7 +23,6 @@ Rate = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 MOST_STEPS = 8000
 LEAST_BATCH_TOKENS = 256
-MICRO_BATCH_TOKENS = 4096  # what one pass holds the activations of
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def steps_for(tokens: int, sequence_length: int, batch_tokens: int | Auto) -> St
         sequence_length,
         max(1, round(tokens / (rows * sequence_length))),
         rows,
-        max(1, min(rows, MICRO_BATCH_TOKENS // sequence_length)),
+        max(1, min(rows, PASS_TOKENS // sequence_length)),
     )
 
 

@@ -14,10 +14,9 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save
 
 from attnedit.autograd import backward
-from attnedit.checkpoint import atomic_write, read_arrays
+from attnedit.checkpoint import atomic_write, read_arrays, write_arrays
 from attnedit.distill.optimizer import Optimizer
 from attnedit.distill.schedule import Schedule
 from attnedit.runtime import Event
@@ -51,8 +50,7 @@ class Saved:
                 raise NotFinite(
                     f"[{name}] {key} holds NaN or Inf after step {optimizer.steps}; the state before is kept"
                 )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(self.path, save(state))
+        write_arrays(self.path, state)
 
     def read(self, optimizer: Optimizer) -> None:
         if self.path.exists():

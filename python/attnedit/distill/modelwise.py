@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from attnedit import ops
+from attnedit.activations import forward, give_back_all, grouped
 from attnedit.autograd import no_grad, total
 from attnedit.data import Batches
 from attnedit.distill.budget import Auto, Rate, Share, Tokens, edited_layers, modelwise_rate, steps_for
@@ -126,11 +127,11 @@ def probe_kl(student: Decoder, teacher: Decoder, tokens: Array) -> float:
     sum_kl = 0.0
     rows = tokens[:PROBE_ROWS]
     with no_grad():
-        for row in rows:
-            batch = np.ascontiguousarray(row[None])
-            weights = full((batch.size,), 1 / rows.size)
-            kl = ops.fused_kl(student(batch), student.head, teacher(batch), teacher.head, weights)
-            sum_kl += kl.loss.item()
+        for group in grouped([np.ascontiguousarray(row[None]) for row in rows], (student, teacher)):
+            for ours, theirs in zip(*forward((student, teacher), group), strict=True):
+                weights = full((ours.size // ours.shape[-1],), 1 / rows.size)
+                sum_kl += ops.fused_kl(ours, student.head, theirs, teacher.head, weights).loss.item()
+    give_back_all(teacher.lm_head or teacher.embed_tokens)
     return sum_kl
 
 

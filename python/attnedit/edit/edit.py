@@ -2,18 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import assert_never
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from attnedit import ops
+from attnedit.activations import forward, give_back_all, layers, passes
 from attnedit.autograd import no_grad
+from attnedit.checkpoint import write_arrays
 from attnedit.edit.identity_gate import identity_gate
 from attnedit.edit.regression import LatentDims, SourceAttention, regression_latent
 from attnedit.edit.starts import random_latent, svd_latent
 from attnedit.edit.targets import MLA, GateSWA
 from attnedit.models import Decoder, DecoderConfig
+from attnedit.models.load import map_parameters
 from attnedit.nn import GQA, MLAConfig
 from attnedit.tensor import Array, Tensor, full, tensor
 
@@ -22,23 +26,30 @@ AUTO_TOKENS = 16_384
 SHORTLIST = 2  # candidates measured per full layer that auto picks
 
 
-def edit(teacher: Decoder, target: MLA | GateSWA, calibration: Array | None = None, seed: int = 0) -> Decoder:
+def edit(
+    teacher: Decoder,
+    target: MLA | GateSWA,
+    calibration: Array | None = None,
+    seed: int = 0,
+    folder: Path | None = None,
+) -> Decoder:
     """A student with the target's attention. Every array that the edit does not change is the teacher's own.
 
     calibration: int32 [R, T], rows of the text to train on; needed by init="regression" and full_layers="auto". The
-    first 8,192 tokens of it are used. Raises ValueError where the target does not fit the source.
+    first 8,192 tokens of it are used. folder: where the new arrays go, layer by layer, instead of into memory; layers
+    that are there already are not computed again. Raises ValueError where the target does not fit the source.
     """
     if isinstance(target, MLA):
         student = student_of(teacher, replace(teacher.config, attention=target.attention(teacher.config)))
         # numpy's own BLAS threads would fight ours for the cores, and its sums depend on how many there are.
         with threadpool_limits(limits=1, user_api="blas"):
-            _latent(student, teacher, target, calibration, seed)
+            _latent(student, teacher, target, calibration, seed, folder)
         return student
     if isinstance(target, GateSWA):
         full_layers = target.fixed_full_layers(teacher.config)
         if full_layers is None:
             full_layers = auto_full_layers(teacher, target, _rows(calibration, 'full_layers="auto"', AUTO_TOKENS))
-        return _gated(teacher, target, full_layers)
+        return _gated(teacher, target, full_layers, folder)
     assert_never(target)
 
 
@@ -52,9 +63,19 @@ def student_of(teacher: Decoder, config: DecoderConfig) -> Decoder:
     return student
 
 
-def _set_attention(student: Decoder, layer: int, arrays: Mapping[str, Array]) -> None:
-    for name, array in arrays.items():
-        student.layers[layer].self_attn.set_parameter(f"{name}.weight", tensor(array))
+def layer_path(folder: Path, layer: int) -> Path:
+    """Where the new arrays of a layer are kept."""
+    return folder / f"layer_{layer:03d}.safetensors"
+
+
+def _set_attention(student: Decoder, layer: int, arrays: Mapping[str, Array], folder: Path | None) -> None:
+    attention, weights = student.layers[layer].self_attn, {f"{name}.weight": array for name, array in arrays.items()}
+    if folder is not None:
+        write_arrays(layer_path(folder, layer), weights)
+        map_parameters(attention, layer_path(folder, layer))
+        return
+    for name, array in weights.items():
+        attention.set_parameter(name, tensor(array))
 
 
 def _rows(calibration: Array | None, what: str, tokens: int) -> Array:
@@ -95,38 +116,49 @@ def source_attention(attention: GQA) -> SourceAttention:
     )
 
 
-def _latent(student: Decoder, teacher: Decoder, target: MLA, calibration: Array | None, seed: int) -> None:
+def _latent(
+    student: Decoder, teacher: Decoder, target: MLA, calibration: Array | None, seed: int, folder: Path | None
+) -> None:
     """Initialises the MLA layers, from the first to the last."""
-    hidden: Tensor | None = None
+    edited = [i for i, c in enumerate(student.config.attention) if c != teacher.config.attention[i]]
+    done = {i for i in edited if folder is not None and layer_path(folder, i).exists()}
+    for i in done:
+        assert folder is not None
+        map_parameters(student.layers[i].self_attn, layer_path(folder, i))
+    last = max((i for i in edited if i not in done), default=-1)
+    if last < 0:
+        return
+    hidden: list[Tensor] = []
     if target.init == "regression":
         with no_grad():
-            hidden = teacher.embed_tokens(_rows(calibration, 'init="regression"', CALIBRATION_TOKENS))
-    for i, config in enumerate(student.config.attention):
-        block = teacher.layers[i]
+            rows = _rows(calibration, 'init="regression"', CALIBRATION_TOKENS)
+            hidden = [teacher.embed_tokens(part) for part in passes(rows)]
+        give_back_all(teacher.embed_tokens)
+    for i, (block,) in enumerate(layers(teacher, end=last + 1)):
         with no_grad():
-            u = None if hidden is None else block.input_layernorm(hidden)
-        if hidden is not None and not np.isfinite(hidden.numpy()).all():
+            normed = [block.input_layernorm(h) for h in hidden]
+        if not all(np.isfinite(h.numpy()).all() for h in hidden):
             raise ValueError(
                 f"[edit] the teacher's hidden state before layer {i} holds NaN or Inf: its weights overflow"
             )
-        if isinstance(config, MLAConfig) and config != teacher.config.attention[i]:
-            assert isinstance(block.self_attn, GQA)
+        if i in edited and i not in done:
+            config = student.config.attention[i]
+            assert isinstance(block.self_attn, GQA) and isinstance(config, MLAConfig)
             source = source_attention(block.self_attn)
             dims = LatentDims(config.kv_lora_rank, config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim)
-            if u is not None:
+            if hidden:
                 student_freq, _ = student.config.rope.frequencies(config.qk_rope_head_dim)
-                arrays = regression_latent(source, dims, u.numpy(), student_freq)
+                arrays = regression_latent(source, dims, np.concatenate([u.numpy() for u in normed]), student_freq)
             elif target.init == "svd":
                 arrays = svd_latent(source, dims)
             else:
                 arrays = random_latent(source, dims, np.random.default_rng((seed, i)))
-            _set_attention(student, i, arrays)
-        if hidden is not None and u is not None:
-            with no_grad():
-                hidden = block.after_attention(hidden, block.self_attn(u))
+            _set_attention(student, i, arrays, folder)
+        with no_grad():
+            hidden = [block.after_attention(h, block.self_attn(u)) for h, u in zip(hidden, normed, strict=True)]
 
 
-def _gated(teacher: Decoder, target: GateSWA, full_layers: tuple[int, ...]) -> Decoder:
+def _gated(teacher: Decoder, target: GateSWA, full_layers: tuple[int, ...], folder: Path | None = None) -> Decoder:
     """The gate starts as the identity: g_proj 0, o_proj divided by the gate's value there."""
     config = replace(teacher.config, attention=target.attention(teacher.config, full_layers))
     student = student_of(teacher, config)
@@ -136,7 +168,7 @@ def _gated(teacher: Decoder, target: GateSWA, full_layers: tuple[int, ...]) -> D
             heads, per = ours.num_attention_heads, target.gate_per
             _set_attention(
                 student, i,
-                identity_gate(o_proj, target.gate, per, heads, o_proj.shape[1] // heads, config.hidden_size),
+                identity_gate(o_proj, target.gate, per, heads, o_proj.shape[1] // heads, config.hidden_size), folder,
             )  # fmt: skip
     return student
 
@@ -149,17 +181,22 @@ def auto_full_layers(teacher: Decoder, target: GateSWA, rows: Array) -> tuple[in
     config = teacher.config
     count = min(GateSWA.auto_count(config), config.num_hidden_layers)
     candidates = _by_window_error(teacher, target, rows)[: max(8, SHORTLIST * count)]
-    with no_grad():
-        expected = teacher(rows)
-        weights = full((rows.size,), 1 / rows.size)
-        chosen: tuple[int, ...] = ()
-        for _ in range(count):
+    batches = passes(rows)
+    (expected,) = forward([teacher], batches)
+    chosen: tuple[int, ...] = ()
+    for _ in range(count):
 
-            def divergence(layer: int, chosen: tuple[int, ...] = chosen) -> float:
-                student = _gated(teacher, target, (*chosen, layer))
-                return ops.fused_kl(student(rows), teacher.head, expected, teacher.head, weights).loss.item()
+        def divergence(layer: int, chosen: tuple[int, ...] = chosen) -> float:
+            (given,) = forward([_gated(teacher, target, (*chosen, layer))], batches)
+            with no_grad():
+                return sum(
+                    ops.fused_kl(
+                        s, teacher.head, t, teacher.head, full((s.size // s.shape[2],), 1 / rows.size)
+                    ).loss.item()
+                    for s, t in zip(given, expected, strict=True)
+                )
 
-            chosen = (*chosen, min((c for c in candidates if c not in chosen), key=divergence))
+        chosen = (*chosen, min((c for c in candidates if c not in chosen), key=divergence))
     return tuple(sorted(chosen))
 
 
@@ -168,12 +205,16 @@ def _by_window_error(teacher: Decoder, target: GateSWA, rows: Array) -> list[int
     windowed = _gated(teacher, target, ())
     errors = {}
     with no_grad():
-        weights = full((rows.size,), 1.0)
-        h = teacher.embed_tokens(rows)
-        for i, block in enumerate(teacher.layers):
-            u = block.input_layernorm(h)
-            a = block.self_attn(u)
-            if windowed.config.attention[i] != teacher.config.attention[i]:
-                errors[i] = ops.fused_mse(windowed.layers[i].self_attn(u), a, weights).loss.item()
-            h = block.after_attention(h, a)
+        hidden = [teacher.embed_tokens(part) for part in passes(rows)]
+        for i, (block, other) in enumerate(layers(teacher, windowed)):
+            edited, energies = windowed.config.attention[i] != teacher.config.attention[i], np.zeros(2)
+            for b, h in enumerate(hidden):
+                u = block.input_layernorm(h)
+                a = block.self_attn(u)
+                if edited:
+                    weights = full((u.size // u.shape[2],), 1.0)
+                    energies += ops.fused_mse(other.self_attn(u), a, weights).energy.numpy()
+                hidden[b] = block.after_attention(h, a)
+            if edited:
+                errors[i] = energies[0] / max(energies[1], 1e-30)
     return sorted(errors, key=lambda i: -errors[i])

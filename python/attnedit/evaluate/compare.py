@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from attnedit import ops, runtime
+from attnedit.activations import forward, give_back_all, grouped
 from attnedit.autograd import no_grad
 from attnedit.models import Decoder
-from attnedit.tensor import Array, full
+from attnedit.tensor import Array, Tensor, full
 
 BATCH_TOKENS = 4096
 MOST_CURVE_POINTS = 32
@@ -75,28 +76,20 @@ def evaluate(student: Decoder, teacher: Decoder, heldout: list[Array]) -> Compar
         raise ValueError("[evaluate] heldout must have a row of at least 2 tokens, got none")
     longest = max(len(row) for row in rows) - 1
     sums = np.zeros((5, longest))  # by position: count, teacher nll, student nll, kl, agreement
-    seconds = {"teacher": 0.0, "student": 0.0}
-    seen = 0
-    with no_grad():
-        for tokens, labels in batches(rows):
-            flat, ones = labels.reshape(-1), full((labels.size,), 1.0)
-            hidden, predicted = {}, {}
-            for name, model in (("teacher", teacher), ("student", student)):
-                runtime.synchronize()
-                begun = time.perf_counter()
-                hidden[name] = model(tokens)
-                predicted[name] = ops.cross_entropy(hidden[name], model.head, flat, ones)
-                runtime.synchronize()
-                seconds[name] += time.perf_counter() - begun
-            each = ops.fused_kl(hidden["student"], student.head, hidden["teacher"], teacher.head, ones).each
-            counted = labels >= 0
-            agree = predicted["teacher"].argmax.numpy() == predicted["student"].argmax.numpy()
-            values = (np.ones(labels.size), predicted["teacher"].nll.numpy(), predicted["student"].nll.numpy(),
-                      each.numpy(), agree)  # fmt: skip
-            for total, value in zip(sums, values, strict=True):
-                by_position = np.where(counted, value.reshape(labels.shape), 0).sum(0, dtype=np.float64)
+    seconds = [0.0, 0.0]  # teacher, student
+    models = (teacher, student)
+    pairs = list(batches(rows))
+    seen = sum(tokens.size for tokens, _ in pairs)
+    labels = iter([labels for _, labels in pairs])
+    for group in grouped([tokens for tokens, _ in pairs], models):
+        hidden = forward(models, group, seconds)
+        for theirs, ours in zip(*hidden, strict=True):
+            for total, value in zip(
+                sums, _measured(models, theirs, ours, wanted := next(labels), seconds), strict=True
+            ):
+                by_position = np.where(wanted >= 0, value.reshape(wanted.shape), 0).sum(0, dtype=np.float64)
                 total[: min(longest, len(by_position))] += by_position[:longest]
-            seen += tokens.size
+        give_back_all(*(room for model in models for room in (model.embed_tokens, model.lm_head)))
     whole, quarter = _stretch(sums, 0, longest), max(1, longest // 4)
     curves, positions = _curves(sums)
     return Comparison(
@@ -111,9 +104,27 @@ def evaluate(student: Decoder, teacher: Decoder, heldout: list[Array]) -> Compar
         teacher_nll_by_position=curves[0],
         student_nll_by_position=curves[1],
         kl_by_position=curves[2],
-        teacher_tokens_per_second=seen / seconds["teacher"],
-        student_tokens_per_second=seen / seconds["student"],
+        teacher_tokens_per_second=seen / seconds[0],
+        student_tokens_per_second=seen / seconds[1],
     )
+
+
+def _measured(
+    models: tuple[Decoder, Decoder], theirs: Tensor, ours: Tensor, labels: Array, seconds: list[float]
+) -> tuple[Array, ...]:
+    """For every token: 1, the teacher's and the student's nll, KL, agreement. seconds gathers each one's time."""
+    teacher, student = models
+    flat, ones, predicted = labels.reshape(-1), full((labels.size,), 1.0), []
+    with no_grad():
+        for m, (model, hidden) in enumerate(zip(models, (theirs, ours), strict=True)):
+            runtime.synchronize()
+            begun = time.perf_counter()
+            predicted.append(ops.cross_entropy(hidden, model.head, flat, ones))
+            runtime.synchronize()
+            seconds[m] += time.perf_counter() - begun
+        each = ops.fused_kl(ours, student.head, theirs, teacher.head, ones).each
+    agree = predicted[0].argmax.numpy() == predicted[1].argmax.numpy()
+    return np.ones(labels.size), predicted[0].nll.numpy(), predicted[1].nll.numpy(), each.numpy(), agree
 
 
 def _stretch(sums: Array, begin: int, end: int) -> Stretch:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from attnedit import ops
+from attnedit.activations import forward, give_back_all
 from attnedit.autograd import no_grad
 from attnedit.compute import compute
 from attnedit.export import in_transformers
@@ -65,8 +66,10 @@ def probe_for(config: DecoderConfig) -> Probe:
 def logits_at(model: Decoder, tokens: Array, positions: Array) -> Array:
     """float32 [B, P, V], computed in float32 whatever the program trains in."""
     with no_grad(), compute("float32"):
-        hidden = np.ascontiguousarray(model(tokens).numpy()[:, positions])
-        return ops.linear(borrow(hidden), model.head).numpy()
+        ((hidden,),) = forward([model], [tokens])
+        logits = ops.linear(borrow(np.ascontiguousarray(hidden.numpy()[:, positions])), model.head).numpy()
+    give_back_all(model.lm_head or model.embed_tokens)
+    return logits
 
 
 def compared(reader: str, ours: Array, theirs: Array, generation_equal: bool | None = None) -> Parity:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from attnedit.checked import shown
-from attnedit.checkpoint import Checkpoint
+from attnedit.checkpoint import Checkpoint, give_back, read_arrays
 from attnedit.models.decoder import Decoder
 from attnedit.models.fused_experts import split_experts
+from attnedit.nn import Module
 from attnedit.tensor import Array, borrow, tensor
 
 # What some folders store besides weights: computed again here, or by tied heads the embedding itself.
@@ -73,7 +74,22 @@ def set_parameters(decoder: Decoder, tensors: Mapping[str, Array], tensor_name: 
             raise ValueError(f"[load] tensor {name} must be float32, bfloat16 or float16, got {array.dtype}")
         if not all_finite(array):
             raise ValueError(f"[load] tensor {name} holds NaN or Inf")
+        give_back(array)  # looking at every number must not leave the whole file in memory
         decoder.set_parameter(path, tensor(array) if array.ndim == 1 else borrow(array))
+
+
+def map_parameters(module: Module, path: Path) -> None:
+    """Points a module's parameters at the arrays of a file that a run stored, where they take no memory.
+
+    Raises ValueError where the file holds what the module has not.
+    """
+    shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
+    for name, array in read_arrays(path).items():
+        if array.shape != shapes.get(name):
+            raise ValueError(
+                f"[load] {path}: tensor {name} must be one of the layer's, {shapes}, got shape {array.shape}"
+            )
+        module.set_parameter(name, tensor(array) if array.ndim == 1 else borrow(array))
 
 
 def all_finite(array: Array) -> bool:

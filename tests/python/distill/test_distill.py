@@ -1,5 +1,6 @@
 """Both phases on a tiny model: what trains, what stays, and that a kill changes nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,40 @@ def test_layers_alone_together_and_in_any_order_give_the_same_bits(teacher: Deco
     distill.layerwise(one_by_one, teacher, rows, PHASE1, layers=[1])
     distill.layerwise(one_by_one, teacher, rows, PHASE1, layers=[0])
     assert_same(bits(together), bits(one_by_one))
+
+
+def test_a_stopped_phase_1_goes_on_at_its_layer(teacher: Decoder, rows: np.ndarray, tmp_path: Path) -> None:
+    undisturbed, student = student_of(teacher, rows), student_of(teacher, rows)
+    expected = distill.layerwise(undisturbed, teacher, rows, PHASE1)
+
+    def stop(layer: int, step: int, *_: object) -> None:
+        if layer == 1 and step == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distill.layerwise(student, teacher, rows, PHASE1, folder=tmp_path, on_step=stop)
+    assert (tmp_path / "activations/hidden.safetensors").exists()
+    again, steps = student_of(teacher, rows), list[int]()
+    first, teacher.layers[0] = teacher.layers[0], teacher.layers[1]  # nothing is computed before layer 1 again
+    results = distill.layerwise(
+        again, teacher, rows, PHASE1, folder=tmp_path, on_step=lambda layer, *_: steps.append(layer)
+    )
+    teacher.layers[0] = first
+    assert results == expected and set(steps) == {1}
+    assert_same(bits(again), bits(undisturbed))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["layer_000", "layer_001"]
+    finished = student_of(teacher, rows)
+    assert distill.layerwise(finished, teacher, rows, PHASE1, folder=tmp_path) == expected
+    assert_same(bits(finished), bits(undisturbed))
+
+
+def test_activations_in_bfloat16_teach_as_much(teacher: Decoder, rows: np.ndarray) -> None:
+    exact, rounded = (
+        distill.layerwise(student_of(teacher, rows), teacher, rows, replace(PHASE1, activations=dtype))  # type: ignore[arg-type]
+        for dtype in ("float32", "bfloat16")
+    )
+    for a, b in zip(exact, rounded, strict=True):
+        assert a != b and a.nmse_layerwise == pytest.approx(b.nmse_layerwise, rel=0.02)
 
 
 def test_modelwise_brings_kl_down_and_trains_attention_only(teacher: Decoder, rows: np.ndarray) -> None:
