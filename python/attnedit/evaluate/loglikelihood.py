@@ -48,13 +48,15 @@ def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list
     begin with or are separated by.
     """
     stripped = [context.rstrip() for context, _ in pairs]
-    contexts = tokenizer.encode_documents(stripped)
+    distinct = list(dict.fromkeys(stripped))
+    contexts = dict(zip(distinct, tokenizer.encode_documents(distinct), strict=True))
     wholes = tokenizer.encode_documents([context + continuation for context, continuation in pairs])
     begin = np.array([start_token(tokenizer)], np.int32)
-    return [
-        Request(context, whole[len(context) :]) if len(context) else Request(begin, whole)
-        for context, whole in zip(contexts, wholes, strict=True)
-    ]
+    requests = []
+    for text, whole in zip(stripped, wholes, strict=True):
+        context = contexts[text]
+        requests.append(Request(context, whole[len(context) :]) if len(context) else Request(begin, whole))
+    return requests
 
 
 def start_token(tokenizer: Tokenizer) -> int:
@@ -66,7 +68,7 @@ def start_token(tokenizer: Tokenizer) -> int:
 
 
 def likelihoods(model: Decoder, requests: Sequence[Request], on_tokens: OnTokens | None = None) -> list[Likelihood]:
-    """Of every request, in float32, in the given order; they must fit the model's context.
+    """Of every request, in the given order; they must fit the model's context.
 
     A row is computed once for all requests whose inputs it begins with: the choices A to D of a question are one row.
     Rows of similar length are batched, BATCH_TOKENS at a time. Logits of [tokens, vocabulary] are never held.

@@ -29,15 +29,18 @@ def needle(text: Array, tokenizer: Tokenizer, length: int, items: int, seed: int
     As RULER's multi-key needles (arXiv 2404.06654), but with one digit for an answer, so that all ten choices are read
     off one pass: chance is 0.1. A text that is too short is repeated.
     """
-    return [_needle(text, tokenizer, length, np.random.default_rng((seed, length, i)), i) for i in range(items)]
+    # In most vocabularies they all take as many tokens.
+    longest = max(DIGITS, key=lambda digit: len(tokenizer.encode_documents(["is" + digit])[0]))
+    return [_needle(text, tokenizer, length, (seed, length, i), longest) for i in range(items)]
 
 
-def _needle(text: Array, tokenizer: Tokenizer, length: int, rng: np.random.Generator, item: int) -> Question:
+def _needle(text: Array, tokenizer: Tokenizer, length: int, seed: tuple[int, int, int], longest: str) -> Question:
+    rng = np.random.default_rng(seed)
     things = [THINGS[i] for i in rng.choice(len(THINGS), FACTS, replace=False)]
     digits = [int(digit) for digit in rng.choice(len(DIGITS), FACTS, replace=False)]
     asked, depths, begin = int(rng.integers(FACTS)), np.sort(rng.random(FACTS)), int(rng.integers(len(text)))
     facts = [f"The magic number of the {thing} is {digit}." for thing, digit in zip(things, digits, strict=True)]
-    where = f"needle_{length} item {item + 1}"
+    where = f"needle_{length} item {seed[-1] + 1}"
 
     def question(room: int) -> Question:
         """With `room` tokens of text around the facts."""
@@ -47,12 +50,12 @@ def _needle(text: Array, tokenizer: Tokenizer, length: int, rng: np.random.Gener
         end = f"What is the magic number of the {things[asked]}? The magic number of the {things[asked]} is"
         return Question(where, "\n".join([*told, end]), DIGITS, digits[asked])
 
-    return question(_fitting(lambda room: _most(tokenizer, question(room)), length, where))
+    def tokens(room: int) -> int:
+        """That the model reads."""
+        (request,) = encode_pairs(tokenizer, [(question(room).context, longest)])
+        return len(request.inputs)
 
-
-def _most(tokenizer: Tokenizer, question: Question) -> int:
-    """Tokens that the model reads for the longest choice."""
-    return max(len(each.inputs) for each in encode_pairs(tokenizer, [(question.context, c) for c in question.choices]))
+    return question(_fitting(tokens, length, where))
 
 
 def _fitting(tokens: Callable[[int], int], length: int, where: str) -> int:

@@ -55,14 +55,15 @@ def evaluate_tasks(
             f"[tasks] student and teacher must share a vocabulary, got {student.config.vocab_size} "
             f"and {teacher.config.vocab_size}"
         )
-    if tokenizer.vocab_size > teacher.config.vocab_size:
-        raise ValueError(
-            f"[tasks] the tokenizer's vocabulary must be at most the models' {teacher.config.vocab_size}, "
-            f"got {tokenizer.vocab_size}"
-        )
     longest = min(model.config.rope.max_position_embeddings for model in (student, teacher))
     read = read_tasks(tasks, tokenizer, longest, limit, sequence_length, seed)
     requests = [request for task in read for item in task.items for request in item.requests]
+    highest = max(int(max(each.context.max(), each.continuation.max())) for each in requests)
+    if highest >= teacher.config.vocab_size:
+        raise ValueError(
+            f"[tasks] the tokenizer's tokens must be below the models' vocab_size {teacher.config.vocab_size}, "
+            f"got {highest}"
+        )
     answers = []
     for before, model in enumerate((teacher, student)):
 

@@ -1,5 +1,6 @@
 """Tasks that people recognise, as tokens: files of questions, and long contexts made of a text."""
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,11 @@ from attnedit.evaluate.task_files import Question, UnknownLayout, read_questions
 Kind = Literal["multiple_choice", "last_word", "copy"]
 # What a task asks for, by how its name begins, as papers sort them: averages over all hide what a narrow latent loses.
 GROUPS = {
-    "knowledge": ("mmlu", "cmmlu", "ceval", "triviaqa"),
-    "commonsense": ("arc", "boolq", "copa", "hellaswag", "lambada", "openbookqa", "piqa", "siqa", "winogrande"),
-    "long_context": ("needle", "repeat_copy"),
+    "knowledge": "c?mmlu|ceval|triviaqa",
+    "commonsense": "arc|boolq|copa|hellaswag|lambada|openbookqa|piqa|siqa|winogrande",
+    "long_context": r"(needle|repeat_copy)_\d+",
 }
+MADE = ("needle", "repeat_copy")
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Task:
 
     @property
     def group(self) -> str:
-        return next((group for group, names in GROUPS.items() if self.name.startswith(names)), "other")
+        name = self.name.lower()
+        return next((group for group, begin in GROUPS.items() if re.match(f"({begin})(?![a-z])", name)), "other")
 
 
 def read_tasks(
@@ -73,7 +76,7 @@ def _read(
     asked: str | Path, tokenizer: Tokenizer, longest: int, limit: int | None, lengths: list[int], seed: int
 ) -> Iterator[Task]:
     name, path = _named(asked)
-    if name in GROUPS["long_context"]:
+    if name in MADE:
         yield from _made(name, path, tokenizer, lengths, min(limit or ITEMS, ITEMS), seed)
     elif path.is_dir():
         files = sorted(each for each in path.iterdir() if each.suffix in (".jsonl", ".json"))
@@ -114,11 +117,10 @@ def _made(name: str, path: Path, tokenizer: Tokenizer, lengths: list[int], items
 
 
 def _task(name: str, questions: list[Question], tokenizer: Tokenizer, longest: int) -> Task:
-    requests = iter(encode_pairs(tokenizer, [(q.context, choice) for q in questions for choice in q.choices]))
     items = []
     for question in questions:
-        item = Item(tuple(next(requests) for _ in question.choices), question.choices, question.gold)
-        for choice, request in zip(item.choices, item.requests, strict=True):
+        requests = encode_pairs(tokenizer, [(question.context, choice) for choice in question.choices])
+        for choice, request in zip(question.choices, requests, strict=True):
             if not len(request.continuation):
                 raise ValueError(f"[tasks] {question.where}: {choice!r} must have a token of its own, got none")
             if len(request.inputs) > longest:
@@ -126,5 +128,5 @@ def _task(name: str, questions: list[Question], tokenizer: Tokenizer, longest: i
                     f"[tasks] {question.where} must fit the models' context of {longest} tokens, "
                     f"got {len(request.inputs)}"
                 )
-        items.append(item)
+        items.append(Item(tuple(requests), question.choices, question.gold))
     return Task(name, "last_word" if len(questions[0].choices) == 1 else "multiple_choice", tuple(items))

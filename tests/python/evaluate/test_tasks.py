@@ -92,6 +92,17 @@ def test_scores_counted_by_hand() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("mmlu_gemma_subset", "knowledge"), ("CMMLU", "knowledge"), ("arc_easy", "commonsense"), ("arcade", "other"),
+        ("lambada_test", "commonsense"), ("needle_512", "long_context"), ("repeat_copy_logic", "other"),
+    ],
+)  # fmt: skip
+def test_groups_by_name(name: str, group: str) -> None:
+    assert Task(name, "copy", ()).group == group
+
+
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
     """A student and its teacher of a small language, and 64 tokens of context."""
@@ -210,7 +221,7 @@ def test_names_and_limits(folders: tuple[Path, Path], asked: list[str]) -> None:
     assert [task.name for task in read_tasks(asked[2:], tokenizer, 2000)] == ["repeat_copy_512", "repeat_copy_1024"]
     assert [task.name for task in read_tasks(asked[2:], tokenizer, 64, sequence_length=32)] == ["repeat_copy_32"]
     other = random_decoder(tiny_config())
-    with pytest.raises(ValueError, match="tokenizer's vocabulary must be at most the models' 37, got 300"):
+    with pytest.raises(ValueError, match="tokenizer's tokens must be below the models' vocab_size 37, got "):
         evaluate_tasks(other, other, tokenizer, asked)
 
 
