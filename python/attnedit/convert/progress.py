@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
 
 LINE_EVERY_SECONDS = 15.0
 
@@ -35,7 +36,7 @@ class Progress:
         if self.quiet:
             yield lambda layer, step, steps, loss: None
         elif self.console.is_terminal:
-            with self._bar() as bar:
+            with self._bar(unit) as bar:
                 task = bar.add_task(name, total=None, loss="")
 
                 def show(layer: int, step: int, steps: int, loss: float | None) -> None:
@@ -54,9 +55,10 @@ class Progress:
         with self.phase(name, unit=unit) as on_step:
             yield lambda done, total: on_step(0, done, total, None)
 
-    def _bar(self) -> Bar:
+    def _bar(self, unit: str) -> Bar:
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-        return Bar(*columns, TextColumn("{task.fields[loss]}"), TimeRemainingColumn(), console=self.console)
+        rest = (TextColumn("{task.fields[loss]}"), _Rate(unit), TimeRemainingColumn())
+        return Bar(*columns, *rest, console=self.console)
 
     def _lines(self, name: str, layers: Sequence[int], unit: str) -> OnStep:
         said = time.monotonic()
@@ -78,6 +80,15 @@ class Progress:
             )
 
         return show
+
+
+class _Rate(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.1f} {self.unit}/s" if task.speed else "")
 
 
 def _told(loss: float | None) -> str:

@@ -122,7 +122,9 @@ def _compare(task: Task, teacher: dict[str, Array], student: dict[str, Array]) -
 
 def _score(name: str, each: Array) -> Score:
     mean = fmean(each)
-    return Score(math.exp(-mean) if name == "perplexity" else mean, _stderr(name, each))
+    if name == "perplexity":  # beyond float64 where a model has no idea of long answers
+        mean = math.exp(-mean) if mean > -700 else math.inf
+    return Score(mean, _stderr(name, each))
 
 
 def _stderr(name: str, each: Array) -> float | None:
@@ -133,13 +135,21 @@ def _stderr(name: str, each: Array) -> float | None:
 
 
 def summary(compared: Mapping[str, TaskComparison]) -> dict[str, Any]:
-    """For JSON: {"tasks": {name: {"group", "items", "teacher": {"acc", "acc_stderr", ...}, "student", "difference"}},
-    "groups": {group: {"teacher": mean acc of its tasks, "student", "difference"}}}."""
+    """For JSON, where a number that is not finite is null.
+
+    {"tasks": {name: {"group", "items", "teacher": {"acc", "acc_stderr", ...}, "student", "difference"}},
+    "groups": {group: {"teacher": mean acc of its tasks, "student", "difference"}}}
+    """
 
     def flat(scores: Mapping[str, Score]) -> dict[str, float | None]:
         pairs = ((name, score.value, score.stderr) for name, score in scores.items())
         both = ({name: value, f"{name}_stderr": stderr} for name, value, stderr in pairs)
-        return {key: value for each in both for key, value in each.items() if key != "perplexity_stderr"}
+        return {
+            key: value if value is None or math.isfinite(value) else None
+            for each in both
+            for key, value in each.items()
+            if key != "perplexity_stderr"
+        }
 
     sides = ("teacher", "student", "difference")
     tasks = {
@@ -173,4 +183,5 @@ def task_table(compared: Mapping[str, TaskComparison]) -> str:
 
 
 def _cell(score: Score, sign: str = "") -> str:
-    return f"{score.value:{sign}.4f}" + ("" if score.stderr is None else f" ± {score.stderr:.4f}")
+    form = f"{sign}.4f" if abs(score.value) < 1e5 else f"{sign}.3e"
+    return f"{score.value:{form}}" + ("" if score.stderr is None else f" ± {score.stderr:.4f}")

@@ -41,8 +41,10 @@ def test_a_bar_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     progress = Progress()
     progress.console = Console(file=io.StringIO(), force_terminal=True, width=120)
     with progress.phase("model-wise") as on_step:
-        on_step(0, 1, 4, 0.25)
-    assert "loss 0.2500" in progress.console.file.getvalue()  # type: ignore[attr-defined]
+        for step in range(1, 4):
+            on_step(0, step, 4, 0.25)
+    shown = progress.console.file.getvalue()  # type: ignore[attr-defined]
+    assert "loss 0.2500" in shown and "steps/s" in shown
 
 
 def test_warnings_are_told_quietly_too(capsys: pytest.CaptureFixture[str]) -> None:

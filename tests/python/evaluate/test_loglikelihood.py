@@ -7,12 +7,13 @@ import pytest
 from tiny import random_decoder, tiny_config, words, write_teacher
 
 import attnedit as ae
+from attnedit import runtime
 from attnedit.data import Tokenizer
 from attnedit.evaluate import loglikelihood as room
 from attnedit.evaluate.loglikelihood import Likelihood, Request, encode_pairs, likelihoods
 from attnedit.evaluate.task_files import read_questions
 from attnedit.models import Decoder
-from attnedit.nn import GateSWAConfig, GQAConfig, MLAConfig
+from attnedit.nn import GateSWAConfig, GQAConfig, MLAConfig, RopeParameters
 
 
 def plain(model: Decoder, request: Request) -> Likelihood:
@@ -52,6 +53,16 @@ def test_requests_in_any_mix_are_what_all_logits_say(batch_tokens: int, monkeypa
     found = likelihoods(model, requests)
     agree(found, [plain(model, request) for request in requests])
     assert found[-1].is_greedy and not all(each.is_greedy for each in found)
+
+
+def test_logits_of_a_long_row_are_never_held() -> None:
+    """They alone would be 1,500 x 20,000 numbers, 120 MB; hidden states and the head are 2 MB."""
+    model = random_decoder(tiny_config(vocab_size=20_000, rope=RopeParameters(max_position_embeddings=1500)))
+    tokens = np.random.default_rng(0).integers(0, 20_000, 1501, np.int32)
+    before = runtime.memory_allocated()
+    runtime.reset_peak_memory_stats()
+    (found,) = likelihoods(model, [Request(tokens[:1], tokens[1:])])
+    assert found.tokens == 1500 and runtime.max_memory_allocated() - before < 30e6
 
 
 def test_choices_of_one_token_are_one_row(teacher: Decoder) -> None:

@@ -12,6 +12,7 @@ from tiny import random_decoder, tiny_config, words, write_teacher
 import attnedit as ae
 from attnedit import cli
 from attnedit.data import Tokenizer
+from attnedit.evaluate import task_scores
 from attnedit.evaluate.loglikelihood import Likelihood, Request
 from attnedit.evaluate.long_context import needle, repeat_copy, text_tokens
 from attnedit.evaluate.task_files import read_questions
@@ -155,6 +156,17 @@ def test_both_models_side_by_side(folders: tuple[Path, Path], asked: list[str]) 
         *["arc_tiny"] * (len(compared["arc_tiny"].teacher) - 1), "lambada", "lambada", "mean of 2 tasks",
         "repeat_copy_64",
     ]  # fmt: skip
+
+
+def test_a_hopeless_perplexity_is_no_error(
+    folders: tuple[Path, Path], asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = ae.load(folders[1])
+    monkeypatch.setattr(task_scores, "likelihoods", lambda model, requests, _: [Likelihood(-800, 1, 0)] * len(requests))
+    compared = evaluate_tasks(teacher, teacher, Tokenizer(folders[1]), asked[1:2])
+    assert "| perplexity | inf | inf | +nan |" in task_table(compared)
+    found = json.loads(json.dumps(summary(compared), allow_nan=False))
+    assert found["tasks"]["lambada"]["student"] == {"acc": 0, "acc_stderr": 0, "perplexity": None}
 
 
 def test_the_command(
