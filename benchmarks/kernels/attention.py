@@ -28,7 +28,7 @@ def cases_of(
     return [Case(name, d, shape, "fma", work[d], peers, **options) for d in directions]
 
 
-ALONE: dict[str, Any] = {"peers": (), "directions": ("f+b",)}
+ALONE: dict[str, Any] = {"peers": (), "directions": ("f+b",), "long": True}  # for the pictures
 # What the figures are about, in both ways to multiply.
 MAIN = [
     *cases_of("16 heads of 128", 512),
@@ -41,9 +41,9 @@ CASES = [
     *(case.in_bfloat16(*case.peers) for case in MAIN),
     # Far-away scores make subnormal probabilities unless a kernel avoids them: must cost what the case above costs.
     *cases_of("16 heads of 128", 512, scale=30, note="huge scores", tolerance=1e-3),
-    *cases_of("Qwen3-0.6B", 2048),
-    *cases_of("Qwen3-8B", 1024, directions=("f+b",)),
-    *cases_of("Qwen3-30B-A3B", 1024, directions=("f+b",)),
+    *cases_of("Qwen3-0.6B", 2048, long=True),
+    *cases_of("Qwen3-8B", 1024, directions=("f+b",), long=True),
+    *cases_of("Qwen3-30B-A3B", 1024, directions=("f+b",), long=True),
     *(case for t in (2048, 8192, 16384, 32768) for case in cases_of("Qwen3-0.6B", t, 512, True, **ALONE)),
     *(case for w in (128, 256, 1024, 2048) for case in cases_of("Qwen3-0.6B", 4096, w, True, **ALONE)),
     *(case for t in (1024, 4096) for case in cases_of("16 heads of 128", t, **ALONE)),
