@@ -51,14 +51,15 @@ def export(
     verify: Literal["transformers"] | None = None,
     python: str = sys.executable,
     say: Callable[[str], object] = lambda line: None,
+    overwrite: bool = False,
 ) -> Path:
     """Writes model into a new folder, reads it again and compares; only then is it under its name.
 
     source: the folder whose tokenizer files and licence go along. dtype: what wider weights are rounded to; by default
     what the teacher's are stored in. run: the run folder whose recipe and figures the model card tells.
     verify="transformers": `python` loads the folder in the stock class, logits and greedy generation are compared too.
-    say: told every figure. Raises ValueError where the format cannot hold the model exactly, saying why and which
-    formats can.
+    say: told every figure. overwrite: the folder may be there already, if it is a checkpoint or empty.
+    Raises ValueError where the format cannot hold the model exactly, saying why and which formats can.
     """
     dtype = dtype or model.config.dtype
     if dtype not in DTYPES:
@@ -93,7 +94,9 @@ def export(
         card = model_card(model.config, Path(folder).name, format, raw, loader, dtype, figures, source, run)
         (written / "README.md").write_text(card, "utf-8")
 
-    save_checkpoint(folder, raw, _Rounded(writer.tensors(model), DTYPES[dtype]), files, check=finish)
+    save_checkpoint(
+        folder, raw, _Rounded(writer.tensors(model), DTYPES[dtype]), files, overwrite=overwrite, check=finish
+    )
     return Path(folder)
 
 
