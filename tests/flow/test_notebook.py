@@ -38,6 +38,10 @@ def html_of(cells: dict[str, Any], begin: str) -> str:
     return "".join(output["data"].get("text/html", "") for output in outputs_of(cells, begin) if "data" in output)
 
 
+def text_of(cells: dict[str, Any], begin: str) -> str:
+    return "".join(output.get("text", "") for output in outputs_of(cells, begin))
+
+
 @pytest.mark.parametrize(
     ("begin", "parts"),
     [
@@ -58,9 +62,8 @@ def test_every_step_shows_itself(cells: dict[str, Any], begin: str, parts: list[
 
 def test_the_student_comes_nearer_and_continues(cells: dict[str, Any]) -> None:
     for begin in ("outcome =", "trained ="):
-        said = "".join(output.get("text", "") for output in outputs_of(cells, begin))
-        before, after = map(float, re.findall(r"\d+\.\d+", said))
+        before, after = map(float, re.findall(r"\d+\.\d+", text_of(cells, begin)))
         assert after < before
-    text = outputs_of(cells, "tokenizer =")[0]["text"]
+    text = text_of(cells, "tokenizer =")
     assert text.count("--- student") == 2 and "def read_file(path" in text
-    assert "attnedit: logits up to" in outputs_of(cells, "folder =")[0]["text"]
+    assert "attnedit: logits up to" in text_of(cells, "folder =")

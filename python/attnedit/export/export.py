@@ -24,12 +24,12 @@ from attnedit.export.parity import (
     require_transformers,
 )  # fmt: skip
 from attnedit.models import Decoder
-from attnedit.models.load import load
+from attnedit.models.load import GENERATION, load
 from attnedit.tensor import Array, tensor
 
 # What people copy along with weights: the tokenizer's files and the generation settings, as they are.
 CARRIED = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt",
-           "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "generation_config.json")  # fmt: skip
+           "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", GENERATION)  # fmt: skip
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 ROUNDING = 1e-4  # of the largest logit: what a format's own rounding in 16 bits may add to that of the weights
 _NOT_A_FORMAT = {"__init__", "card", "experts", "export", "grouped", "in_transformers", "keys", "latent", "parity"}
@@ -86,10 +86,10 @@ def export(
             figures += judged(model, load(written), probe, examined(written, probe, python))
         for figure in figures:
             say(figure.line())
-        generation = written / "generation_config.json"
+        generation = written / GENERATION
         if not generation.exists():
             ids = {key: getattr(model.config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-            generation.write_text(json.dumps(ids, indent=2) + "\n", "utf-8")
+            generation.write_text(json.dumps(ids | dict(model.config.generation), indent=2) + "\n", "utf-8")
         loader = getattr(writer, "LOADER", "AutoModelForCausalLM")
         card = model_card(model.config, Path(folder).name, format, raw, loader, dtype, figures, source, run)
         (written / "README.md").write_text(card, "utf-8")

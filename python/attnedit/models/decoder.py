@@ -1,8 +1,8 @@
 """Decoder: the pre-norm transformer that all families share; what differs between layers is their attention."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
 
 from attnedit import notebook, ops
 from attnedit.autograd import recompute
@@ -48,6 +48,8 @@ class DecoderConfig:
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # that the weights are stored in
+    # generation_config.json as it lies beside the weights: `generate` reads it, nothing of the model depends on it
+    generation: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def num_hidden_layers(self) -> int:
