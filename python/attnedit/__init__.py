@@ -8,8 +8,12 @@ report = ae.evaluate(student, teacher, heldout)
 ae.export(student, "out/")
 """
 
-from attnedit import distill
+from attnedit import distill, notebook
 from attnedit.compute import compute
+from attnedit.convert.corpus import corpus
+from attnedit.convert.plan import plan
+from attnedit.convert.recipe import Data, Recipe, read_recipe
+from attnedit.data import Tokenizer
 from attnedit.edit import MLA, GateSWA, edit
 from attnedit.evaluate import evaluate, evaluate_tasks
 from attnedit.export import export
@@ -22,10 +26,14 @@ from attnedit.tensor import Tensor, tensor
 __version__ = "0.1.0"
 __all__ = [
     "MLA",
+    "Data",
     "Decoder",
     "GateSWA",
+    "Recipe",
     "Tensor",
+    "Tokenizer",
     "compute",
+    "corpus",
     "distill",
     "edit",
     "evaluate",
@@ -33,7 +41,10 @@ __all__ = [
     "export",
     "generate",
     "load",
+    "notebook",
+    "plan",
     "profile",
+    "read_recipe",
     "set_num_threads",
     "show_config",
     "tensor",

@@ -1,7 +1,7 @@
 """What people write -> dataclasses: strict types; a fault is one line with key, wanted and got."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar
@@ -35,9 +35,19 @@ WANTED = {
 _adapter: Any = lru_cache(TypeAdapter)  # a model's layers are checked one by one
 
 
-def checked(kind: type[T], values: Any, where: str = "", extra: Literal["forbid", "ignore"] = "forbid") -> T:
-    """A dataclass from what YAML or JSON gave. Raises ValueError in one line that starts with `where`."""
-    text = json.dumps(values, default=str)
+def checked(
+    kind: type[T],
+    values: Any,
+    where: str = "",
+    extra: Literal["forbid", "ignore"] = "forbid",
+    place: Callable[[str], str] = lambda key: "",
+) -> T:
+    """A dataclass from what YAML or JSON gave. Raises ValueError in one line that starts with `where`; place(dotted
+    key) is put before what is said of that key."""
+    try:
+        text = json.dumps(values, default=str)
+    except ValueError:
+        raise ValueError(f"{where}what is written must not hold itself") from None
     try:
         # As JSON: a list is a tuple there and text is a path, but neither text nor true is a number.
         made: T = _adapter(kind).validate_json(text, strict=True, extra=extra)
@@ -48,7 +58,7 @@ def checked(kind: type[T], values: Any, where: str = "", extra: Literal["forbid"
             faults.setdefault(_key(fault, json.loads(text)), []).append(fault)  # type: ignore[arg-type]
         # A key with a typo also makes the right one missing: the typo is told first.
         told = sorted(faults.items(), key=lambda item: item[1][0]["type"] != UNKNOWN)
-        lines = [_line(kind, key, several) for key, several in told]
+        lines = [place(key) + _line(kind, key, several) for key, several in told]
         raise ValueError(where + "; ".join(lines[:MOST_FAULTS])) from None
 
 

@@ -102,16 +102,19 @@ def generate(
     chat: Annotated[str | None, typer.Option(help="what a user says, for the model's chat template")] = None,
     system: Annotated[str | None, typer.Option(help="with --chat: the system message")] = None,
     messages: Annotated[Path | None, typer.Option(help="a conversation: a JSON list of {role, content}")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="how many to add at most", min=1)] = 128,
-    temperature: Annotated[float, typer.Option(help="0: greedy")] = 0.0,
-    top_k: Annotated[int, typer.Option(help="sample among the k likeliest tokens; 0: all")] = 0,
-    top_p: Annotated[float, typer.Option(help="among the fewest that have this probability together")] = 1.0,
+    max_new_tokens: Annotated[int | None, typer.Option(help="how many to add at most; 128", min=1)] = None,
+    temperature: Annotated[float | None, typer.Option(help="0: greedy, which is the default")] = None,
+    top_k: Annotated[int | None, typer.Option(help="sample among the k likeliest tokens; 0: all")] = None,
+    top_p: Annotated[float | None, typer.Option(help="among the fewest that have this probability together")] = None,
     seed: Annotated[int, typer.Option(help="for sampling", min=0)] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="end before this text; several times for several")] = None,
     stop_token: Annotated[list[str] | None, typer.Option(help="end at this token, by its name")] = None,
     cache_dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16")] = "float32",
 ) -> None:
-    """Continue a prompt, or answer in a chat; the text comes as it is made."""
+    """Continue a prompt, or answer in a chat; the text comes as it is made.
+
+    What is not given is as the folder's generation_config.json says.
+    """
     import attnedit as ae
     from attnedit.data import Tokenizer, read_messages
     from attnedit.generate import stream

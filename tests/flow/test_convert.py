@@ -357,6 +357,16 @@ def test_plan_info_generate_and_export_run(finished: Path, tmp_path: Path) -> No
     )
 
 
+def test_the_students_card_has_what_the_run_measured(finished: Path) -> None:
+    card = (finished / "run/student/README.md").read_text()
+    report = json.loads((finished / "run/report.json").read_text())
+    assert f"| KL to the base model, nats/token | | {report['kl']['modelwise']:.4f} |" in card
+    assert f"| NLL, nats/token | {report['teacher']['nll']:.4f} |" in card and "kv_lora_rank: 12" in card
+    teacher = json.loads((finished / "run/provenance.json").read_text())["teacher"]
+    assert f"- teacher (SHA-256): `{teacher}`" in card and "(-37.5 %)" in card
+    assert "base_model: teacher\n" in card and str(finished) not in card
+
+
 def test_a_run_is_exported_with_its_story(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished / "run", tmp_path / "run")
     done = attnedit("export", tmp_path / "run", "--out", tmp_path / "out", "--format", "youtu")

@@ -6,7 +6,7 @@ from pathlib import Path
 from attnedit.convert.folder import text_hash
 from attnedit.convert.recipe import Recipe
 from attnedit.data import Tokenizer, heldout_rows, pack, read_documents, split_heldout
-from attnedit.models import DecoderConfig
+from attnedit.models import DecoderConfig, load
 from attnedit.tensor import Array
 
 
@@ -49,6 +49,13 @@ def read_texts(recipe: Recipe) -> Texts:
     if data.heldout_documents is not None:
         heldout = heldout[-data.heldout_documents :]
     return Texts(training, heldout)
+
+
+def corpus(recipe: Recipe) -> Corpus:
+    """The recipe's text as rows, for who takes the steps one by one."""
+    config = load(recipe.teacher).config
+    recipe = recipe.fitted(config.rope.max_position_embeddings)
+    return read_corpus(read_texts(recipe), recipe.sequence_length, Tokenizer(recipe.teacher), config)
 
 
 def read_corpus(texts: Texts, length: int, tokenizer: Tokenizer, config: DecoderConfig) -> Corpus:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from attnedit import notebook
 from attnedit.activations import PASS_TOKENS
 from attnedit.checkpoint import Checkpoint
 from attnedit.convert.recipe import Recipe
@@ -62,6 +63,12 @@ class Plan:
 
     def text(self, context: int) -> str:
         """For people; the cache at `context` tokens."""
+        return "\n".join(f"{name + ':':<28}{text}" for name, text in self._rows(context).items())
+
+    def _repr_html_(self) -> str:
+        return notebook.table("Plan", self._rows(self.source.rope.max_position_embeddings).items())
+
+    def _rows(self, context: int) -> dict[str, str]:
         ours, theirs = (cache_size(config, context).bytes_at_context for config in (self.target, self.source))
         layers = self.source.num_hidden_layers
         first, second, length = self.layerwise_steps, self.modelwise_steps, self.layerwise_steps.sequence_length
@@ -81,7 +88,7 @@ class Plan:
         }
         if self.warning is not None:
             rows["warning"] = self.warning
-        return "\n".join(f"{name + ':':<28}{text}" for name, text in rows.items())
+        return rows
 
 
 def plan(recipe: Recipe) -> Plan:

@@ -17,6 +17,7 @@ from attnedit.distill import LayerwiseOptions, ModelwiseOptions
 from attnedit.edit import MLA, GateSWA
 
 TARGETS: dict[str, type[MLA] | type[GateSWA]] = {"mla": MLA, "gate_swa": GateSWA}
+MOST_ALIASES = 16  # nested, they repeat what they name some hundred times at most
 Patterns = Annotated[list[Text], Field(min_length=1)]
 
 
@@ -107,7 +108,17 @@ def _absolute_pattern(folder: Path, pattern: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key stands once and 1e-4 is a number, as in YAML 1.2."""
+    """YAML in which a key stands once, 1e-4 is a number, as in YAML 1.2, and few aliases stand for much."""
+
+    aliases = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            self.aliases += 1
+            if self.aliases > MOST_ALIASES:
+                line = self.line + 1
+                raise yaml.composer.ComposerError(problem=f"line {line}: more than {MOST_ALIASES} aliases")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -132,7 +143,9 @@ def read_recipe(path: Path) -> Recipe:
             f"{path}: must be a recipe, a YAML file, got {'a folder' if path.exists() else 'nothing'}"
         )
     try:
-        values = yaml.load(path.read_text("utf-8"), _Loader)
+        loader = _Loader(path.read_text("utf-8"))
+        written = loader.get_single_node()
+        values = None if written is None else loader.construct_document(written)
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
@@ -141,4 +154,19 @@ def read_recipe(path: Path) -> Recipe:
         raise ValueError(f"{path}: not UTF-8 text: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path}: must hold keys such as teacher, target, data and run, got {shown(values)}")
-    return checked(Recipe, values, f"{path}: ").beside(path.parent)
+    return checked(Recipe, values, f"{path}: ", place=lambda key: _place(written, key)).beside(path.parent)
+
+
+def _place(node: yaml.Node | None, key: str) -> str:
+    """ "line N: " for a dotted key, or for as much of it as is written; nothing where none of it is."""
+    line = None
+    for part in key.split("."):
+        found: yaml.Node | None = None
+        if isinstance(node, yaml.MappingNode):
+            found, node = next((pair for pair in node.value if pair[0].value == part), (None, None))
+        elif isinstance(node, yaml.SequenceNode) and part.isdigit() and int(part) < len(node.value):
+            found = node = node.value[int(part)]
+        if found is None:
+            break
+        line = found.start_mark.line + 1
+    return "" if line is None else f"line {line}: "

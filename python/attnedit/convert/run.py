@@ -113,14 +113,15 @@ def _steps(recipe: Recipe, teacher: Decoder, corpus: Corpus, progress: Progress)
             on_step=lambda step, steps, losses: on_step(0, step, steps, losses["kl"]),
         )  # fmt: skip
     evaluations["modelwise"] = measure("modelwise")
-    if not (run / "student").exists():
-        # Every trained bit is kept, so that the folder is what was measured.
-        export(student, run / "student", source=recipe.teacher, dtype="float32")
     progress.say(f"writing {run / 'report.md'}")
-    return write_report(
+    report = write_report(
         run, student, teacher, evaluations, [asdict(layer) for layer in layers], layerwise_kept, asdict(outcome),
         corpus.heldout_bytes, recipe.sequence_length,
     )  # fmt: skip
+    if not (run / "student").exists():
+        # Every trained bit is kept, so that the folder is what was measured; its card tells what the report does.
+        export(student, run / "student", source=recipe.teacher, dtype="float32", run=run)
+    return report
 
 
 def _made(folder: Path) -> Path:

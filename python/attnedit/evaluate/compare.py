@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from attnedit import ops, runtime
+from attnedit import notebook, ops, runtime
 from attnedit.activations import forward, give_back_all, grouped
 from attnedit.autograd import no_grad
+from attnedit.evaluate.plots import by_position
 from attnedit.models import Decoder
 from attnedit.tensor import Array, Tensor, full
 
@@ -46,6 +47,24 @@ class Comparison:
     kl_by_position: list[float]
     teacher_tokens_per_second: float  # forward passes, this machine
     student_tokens_per_second: float
+
+    def _repr_html_(self) -> str:
+        from matplotlib.figure import Figure
+
+        rows = [
+            ("NLL, nats/token", f"{self.teacher_nll:.4f}", f"{self.student_nll:.4f}"),
+            ("KL to the teacher, nats/token", "", f"{self.kl:.4f}"),
+            ("top-1 agreement", "", f"{self.top1_agreement:.3f}"),
+            ("forward, tokens/s", f"{self.teacher_tokens_per_second:,.0f}", f"{self.student_tokens_per_second:,.0f}"),
+        ]
+        for part in (self.early, self.late):
+            where = f"NLL at positions {part.first} to {part.last}"
+            rows.append((where, f"{part.teacher_nll:.4f}", f"{part.student_nll:.4f}"))
+        figure = Figure(figsize=(9, 3), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        by_position(left, right, asdict(self))
+        title = f"{self.tokens:,} held-out predictions"
+        return notebook.table(title, rows, ("", "teacher", "student")) + notebook.picture(figure, "losses by position")
 
 
 def batches(rows: list[Array]) -> Iterator[tuple[Array, Array]]:

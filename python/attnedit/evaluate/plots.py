@@ -3,26 +3,21 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def write_plots(run: Path, report: Mapping[str, Any]) -> list[str]:
     """quality.png and training.png in run; returns their names."""
-    import matplotlib
+    from matplotlib.figure import Figure  # not pyplot: it would choose a backend for the whole program
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(14, 4), layout="constrained")
-    curves = report["curves"]
-    left.plot(curves["positions"], curves["teacher_nll_by_position"], label="teacher")
-    left.plot(curves["positions"], curves["student_nll_by_position"], label="student")
-    left.set(xlabel="position in the document", ylabel="NLL, nats/token", title="loss by position")
-    left.legend()
-    middle.plot(curves["positions"], curves["kl_by_position"], color="C2")
-    middle.set(xlabel="position in the document", ylabel="KL, nats/token", title="distance to the teacher by position")
+    figure = Figure(figsize=(14, 4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    by_position(left, middle, report["curves"])
     layers = report["layers"]
     at = np.arange(len(layers))
     right.bar(at - 0.2, [layer["nmse_initial"] for layer in layers], 0.4, label="as initialised")
@@ -31,9 +26,9 @@ def write_plots(run: Path, report: Mapping[str, Any]) -> list[str]:
     right.set(xlabel="layer", ylabel="error / energy", title="attention output, teacher-forced")
     right.legend()
     figure.savefig(run / "quality.png", dpi=110)
-    pyplot.close(figure)
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(14, 4), layout="constrained")
+    figure = Figure(figsize=(14, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
     for path in sorted((run / "layerwise").glob("layer_*/metrics.jsonl")):
         left.plot(*_smooth(path, "nmse"), label=path.parent.name.replace("_", " "), linewidth=1)
     left.set(xlabel="step", ylabel="error / energy", title="phase 1, layer by layer", yscale="log")
@@ -44,8 +39,19 @@ def write_plots(run: Path, report: Mapping[str, Any]) -> list[str]:
         right.plot(*_smooth(path, "kl"), linewidth=1)
     right.set(xlabel="step", ylabel="KL, nats/token", title="phase 2", yscale="log")
     figure.savefig(run / "training.png", dpi=110)
-    pyplot.close(figure)
     return ["quality.png", "training.png"]
+
+
+def by_position(losses: "Axes", distance: "Axes", curves: Mapping[str, Any]) -> None:
+    """Draws the curves of a Comparison."""
+    losses.plot(curves["positions"], curves["teacher_nll_by_position"], label="teacher")
+    losses.plot(curves["positions"], curves["student_nll_by_position"], label="student")
+    losses.set(xlabel="position in the document", ylabel="NLL, nats/token", title="loss by position")
+    losses.legend()
+    distance.plot(curves["positions"], curves["kl_by_position"], color="C2")
+    distance.set(
+        xlabel="position in the document", ylabel="KL, nats/token", title="distance to the teacher by position"
+    )
 
 
 def _smooth(path: Path, key: str) -> tuple[list[int], Any]:

@@ -12,7 +12,7 @@ from attnedit.checkpoint import read_object
 from attnedit.checkpoint.folder import LICENCES
 from attnedit.export.parity import Parity
 from attnedit.models import DecoderConfig
-from attnedit.models.decoder import AttentionConfig
+from attnedit.models.decoder import AttentionConfig, described
 from attnedit.nn import GateSWAConfig, MLAConfig
 
 TAG = "attnedit"
@@ -103,23 +103,12 @@ def _kind(layer: AttentionConfig) -> str:
     return {"MLAConfig": "mla", "GateSWAConfig": "gate-swa"}.get(type(layer).__name__, "gqa")
 
 
-def _describe(layer: AttentionConfig) -> str:
-    if isinstance(layer, MLAConfig):
-        return (
-            f"MLA (kv_lora_rank {layer.kv_lora_rank}, qk_nope_head_dim {layer.qk_nope_head_dim}, "
-            f"qk_rope_head_dim {layer.qk_rope_head_dim}, v_head_dim {layer.v_head_dim})"
-        )
-    seen = "full" if layer.sliding_window is None else f"sliding window {layer.sliding_window}"
-    gate = f", {layer.gate} gate per {layer.gate_per}" if isinstance(layer, GateSWAConfig) else ""
-    return f"grouped-query attention ({layer.num_attention_heads} over {layer.num_key_value_heads} heads, {seen}{gate})"
-
-
 def _opening(
     config: DecoderConfig, base: Any, edited: bool, dtype: str, format: str, raw: Mapping[str, Any]
 ) -> str:  # fmt: skip
     of = "a model" if base is None else str(base)
     did = f"{of} with its attention edited" if edited else f"{of}, its attention as it was,"
-    layers = Counter(map(_describe, config.attention))
+    layers = Counter(map(described, config.attention))
     rows = [f"- {count} of {config.num_hidden_layers} layers: {kind}" for kind, count in layers.items()]
     if config.moe is not None:
         moe = config.moe

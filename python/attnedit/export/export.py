@@ -24,12 +24,12 @@ from attnedit.export.parity import (
     require_transformers,
 )  # fmt: skip
 from attnedit.models import Decoder
-from attnedit.models.load import load
+from attnedit.models.load import GENERATION, load
 from attnedit.tensor import Array, tensor
 
 # What people copy along with weights: the tokenizer's files and the generation settings, as they are.
 CARRIED = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt",
-           "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "generation_config.json")  # fmt: skip
+           "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", GENERATION)  # fmt: skip
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 ROUNDING = 1e-4  # of the largest logit: what a format's own rounding in 16 bits may add to that of the weights
 _NOT_A_FORMAT = {"__init__", "card", "experts", "export", "grouped", "in_transformers", "keys", "latent", "parity"}
@@ -51,14 +51,15 @@ def export(
     verify: Literal["transformers"] | None = None,
     python: str = sys.executable,
     say: Callable[[str], object] = lambda line: None,
+    overwrite: bool = False,
 ) -> Path:
     """Writes model into a new folder, reads it again and compares; only then is it under its name.
 
     source: the folder whose tokenizer files and licence go along. dtype: what wider weights are rounded to; by default
     what the teacher's are stored in. run: the run folder whose recipe and figures the model card tells.
     verify="transformers": `python` loads the folder in the stock class, logits and greedy generation are compared too.
-    say: told every figure. Raises ValueError where the format cannot hold the model exactly, saying why and which
-    formats can.
+    say: told every figure. overwrite: the folder may be there already, if it is a checkpoint or empty.
+    Raises ValueError where the format cannot hold the model exactly, saying why and which formats can.
     """
     dtype = dtype or model.config.dtype
     if dtype not in DTYPES:
@@ -85,15 +86,17 @@ def export(
             figures += judged(model, load(written), probe, examined(written, probe, python))
         for figure in figures:
             say(figure.line())
-        generation = written / "generation_config.json"
+        generation = written / GENERATION
         if not generation.exists():
             ids = {key: getattr(model.config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-            generation.write_text(json.dumps(ids, indent=2) + "\n", "utf-8")
+            generation.write_text(json.dumps(ids | dict(model.config.generation), indent=2) + "\n", "utf-8")
         loader = getattr(writer, "LOADER", "AutoModelForCausalLM")
         card = model_card(model.config, Path(folder).name, format, raw, loader, dtype, figures, source, run)
         (written / "README.md").write_text(card, "utf-8")
 
-    save_checkpoint(folder, raw, _Rounded(writer.tensors(model), DTYPES[dtype]), files, check=finish)
+    save_checkpoint(
+        folder, raw, _Rounded(writer.tensors(model), DTYPES[dtype]), files, overwrite=overwrite, check=finish
+    )
     return Path(folder)
 
 

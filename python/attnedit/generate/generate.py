@@ -1,18 +1,21 @@
 """Prompts continued token by token: each is cached in one pass, then a token of every sequence at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import wraps
+from typing import Literal, ParamSpec
 
 import numpy as np
 
 from attnedit.data import Tokenizer
+from attnedit.generate.defaults import GenerationConfig
 from attnedit.generate.sampling import Sampling
 from attnedit.generate.text import TextStream
 from attnedit.models import Cache, Decoder, decode, prefill
 from attnedit.tensor import Array
 
 FinishReason = Literal["eos", "stop", "length"]
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -34,68 +37,71 @@ class Generation:
     finish_reason: FinishReason
 
 
-def generate(
-    model: Decoder,
-    prompts: Sequence[str | Array],
-    tokenizer: Tokenizer | None = None,
-    *,
-    max_new_tokens: int = 128,
-    temperature: float = 0.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    seed: int = 0,
-    stop: Sequence[str | int] = (),
-    cache_dtype: str = "float32",
-) -> list[Generation]:
-    """Continues prompts, each a text or int32 tokens [T] (a chat: `tokenizer.apply_chat_template(messages)`).
-
-    A sequence ends at an end token of the model or the tokenizer, at a string or token of stop, or after
-    max_new_tokens. temperature 0 is greedy; Sampling says what the other options mean. cache_dtype: float32,
-    bfloat16 or float16.
-    Raises ValueError and TypeError for what does not fit the model, MemoryError for a cache that does not fit.
-    """
-    pieces: list[list[Piece]] = [[] for _ in prompts]
-    for piece in stream(
-        model, prompts, tokenizer, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-        seed=seed, stop=stop, cache_dtype=cache_dtype,
-    ):  # fmt: skip
-        pieces[piece.sequence].append(piece)
-    return [
-        Generation(
-            np.array([piece.token for piece in each], np.int32),
-            "".join(piece.text for piece in each),
-            each[-1].finish_reason or "length",
-        )
-        for each in pieces
-    ]
-
-
 def stream(
     model: Decoder,
     prompts: Sequence[str | Array],
     tokenizer: Tokenizer | None = None,
     *,
-    max_new_tokens: int = 128,
-    temperature: float = 0.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
+    max_new_tokens: int | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    eos_token_id: int | Sequence[int] | None = None,
     seed: int = 0,
     stop: Sequence[str | int] = (),
     cache_dtype: str = "float32",
 ) -> Iterator[Piece]:
     """`generate` as it goes: a Piece for every token of every sequence. Who stops early has what came so far."""
-    sampling = Sampling(temperature, top_k, top_p, seed)
-    if max_new_tokens < 1:
+    defaults = GenerationConfig.of(model.config)
+    sampling = defaults.sampling(temperature, top_k, top_p, seed)
+    if max_new_tokens is not None and max_new_tokens < 1:
         raise ValueError(f"[generate] max_new_tokens must be at least 1, got {max_new_tokens}")
-    ids = _tokens(model, prompts, tokenizer, max_new_tokens)
-    ends = _end_tokens(model, tokenizer)
+    ids = _tokens(model, prompts, tokenizer, max_new_tokens or 1)
+    longest = max(map(len, ids))
+    if max_new_tokens is None:  # nobody asked for more than fits
+        max_new_tokens = min(defaults.max_new_tokens, model.config.rope.max_position_embeddings - longest)
+    if eos_token_id is None:
+        ends = _end_tokens(model, tokenizer, defaults.eos_token_id)
+    else:
+        ends = _stop_tokens(sorted(_listed(eos_token_id)), model, tokenizer)
     stops = _stop_tokens(stop, model, tokenizer)
     strings = [text for text in stop if isinstance(text, str)]
-    cache = Cache(model.config, len(ids), max(map(len, ids)) + max_new_tokens, cache_dtype)
+    cache = Cache(model.config, len(ids), longest + max_new_tokens, cache_dtype)
     sequences = [
         _Sequence(i, prompt, sampling, max_new_tokens, ends, stops, tokenizer, strings) for i, prompt in enumerate(ids)
     ]
     return _pieces(model, ids, cache, sequences)
+
+
+def _whole(pieces_of: Callable[P, Iterator[Piece]]) -> Callable[P, list[Generation]]:
+    """The same arguments, the results at once."""
+
+    @wraps(pieces_of, assigned=("__module__",))
+    def generate(*args: P.args, **options: P.kwargs) -> list[Generation]:
+        """Continues prompts, each a text or int32 tokens [T] (a chat: `tokenizer.apply_chat_template(messages)`).
+
+        A sequence ends at an end token, at a string or token of stop, or after max_new_tokens. What is not given is as
+        the folder's generation_config.json says, as in transformers; where it says nothing, at most 128 new tokens are
+        chosen greedily, and a sequence ends at an end token of config.json or the tokenizer. temperature 0 is greedy;
+        Sampling says what the other options mean. cache_dtype: float32, bfloat16 or float16.
+        Raises ValueError and TypeError for what does not fit the model, MemoryError for a cache that does not fit.
+        """
+        pieces: dict[int, list[Piece]] = {}
+        for piece in pieces_of(*args, **options):
+            pieces.setdefault(piece.sequence, []).append(piece)
+        return [
+            Generation(
+                np.array([piece.token for piece in each], np.int32),
+                "".join(piece.text for piece in each),
+                each[-1].finish_reason or "length",
+            )
+            for _, each in sorted(pieces.items())
+        ]
+
+    return generate
+
+
+generate = _whole(stream)
 
 
 def _pieces(model: Decoder, prompts: list[Array], cache: Cache, sequences: list["_Sequence"]) -> Iterator[Piece]:
@@ -169,11 +175,14 @@ def _tokens(model: Decoder, prompts: Sequence[str | Array], tokenizer: Tokenizer
     return checked
 
 
-def _end_tokens(model: Decoder, tokenizer: Tokenizer | None) -> set[int]:
-    """Chat models end a turn with the tokenizer's eos_token, base models a text with the configuration's."""
-    named = model.config.eos_token_id
-    ends = set(named if isinstance(named, list) else [] if named is None else [named])
+def _end_tokens(model: Decoder, tokenizer: Tokenizer | None, stated: Sequence[int]) -> set[int]:
+    """Chat models end a turn with the tokenizer's eos_token, base models a text with the one that the folder states."""
+    ends = set(stated) or _listed(model.config.eos_token_id)
     return ends | ({tokenizer.eos_id} if tokenizer is not None and tokenizer.eos_id is not None else set())
+
+
+def _listed(tokens: int | Sequence[int] | None) -> set[int]:
+    return set() if tokens is None else {tokens} if isinstance(tokens, int) else set(tokens)
 
 
 def _stop_tokens(stop: Sequence[str | int], model: Decoder, tokenizer: Tokenizer | None) -> set[int]:

@@ -16,7 +16,8 @@ NAMES = {kind: name for name, kind in KINDS.items()}
 
 def raw_config(config: DecoderConfig) -> dict[str, Any]:
     """DecoderConfig -> config.json."""
-    plain = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in ("rope", "attention", "moe")}
+    apart = ("rope", "attention", "moe", "generation")
+    plain = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in apart}
     rope = config.rope
     return {
         **plain,

@@ -1,10 +1,10 @@
 """Decoder: the pre-norm transformer that all families share; what differs between layers is their attention."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
 
-from attnedit import ops
+from attnedit import notebook, ops
 from attnedit.autograd import recompute
 from attnedit.nn import (
     GQA,
@@ -48,6 +48,8 @@ class DecoderConfig:
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # that the weights are stored in
+    # generation_config.json as it lies beside the weights: `generate` reads it, nothing of the model depends on it
+    generation: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def num_hidden_layers(self) -> int:
@@ -65,6 +67,18 @@ class DecoderConfig:
     def kv_numbers(self, length: int) -> int:
         """Numbers in the key-value cache of all layers after `length` tokens."""
         return sum(layer.cached_numbers(length) for layer in self.attention)
+
+
+def described(layer: AttentionConfig) -> str:
+    """An attention in words, with the sizes that decide about its cache."""
+    if isinstance(layer, MLAConfig):
+        return (
+            f"MLA (kv_lora_rank {layer.kv_lora_rank}, qk_nope_head_dim {layer.qk_nope_head_dim}, "
+            f"qk_rope_head_dim {layer.qk_rope_head_dim}, v_head_dim {layer.v_head_dim})"
+        )
+    seen = "full" if layer.sliding_window is None else f"sliding window {layer.sliding_window}"
+    gate = f", {layer.gate} gate per {layer.gate_per}" if isinstance(layer, GateSWAConfig) else ""
+    return f"grouped-query attention ({layer.num_attention_heads} over {layer.num_key_value_heads} heads, {seen}{gate})"
 
 
 def make_attention(config: DecoderConfig, layer: int, ropes: dict[int, Rope]) -> Attention:
@@ -154,3 +168,17 @@ class Decoder(Module):
             kinds[kind] = kinds.get(kind, 0) + 1
         layers = " + ".join(f"{n} {kind}" for kind, n in kinds.items())
         return f"Decoder({self.config.model_type}, {self.num_parameters():,} parameters, layers: {layers})"
+
+    def _repr_html_(self) -> str:
+        config, same = self.config, dict[str, list[str]]()
+        for i, layer in enumerate(config.attention):
+            same.setdefault(described(layer), []).append(str(i))
+        longest = config.rope.max_position_embeddings
+        rows = {
+            "parameters": f"{self.num_parameters():,}",
+            "sizes": f"hidden {config.hidden_size:,}, vocabulary {config.vocab_size:,}, context {longest:,}",
+            **{f"layer {', '.join(layers)}": kind for kind, layers in same.items()},
+            "KV cache": f"{config.kv_numbers(1):,} numbers a token, "
+            f"{config.kv_numbers(longest):,} at {longest:,} tokens",
+        }
+        return notebook.table(f"Decoder, {config.model_type}", rows.items())

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from attnedit.checked import shown
-from attnedit.checkpoint import Checkpoint, give_back, read_arrays
+from attnedit.checkpoint import Checkpoint, give_back, read_arrays, read_object
 from attnedit.models.decoder import Decoder
 from attnedit.models.fused_experts import split_experts
 from attnedit.nn import Module
@@ -18,6 +18,7 @@ from attnedit.tensor import Array, borrow, tensor
 
 # What some folders store besides weights: computed again here, or by tied heads the embedding itself.
 BUFFERS = (".rotary_emb.inv_freq", "lm_head.weight")
+GENERATION = "generation_config.json"
 _NOT_A_FAMILY = {"__init__", "cache", "decoder", "fused_experts", "hybrid", "keys", "load"}
 
 
@@ -48,7 +49,9 @@ def load(folder: str | Path) -> Decoder:
         tensors = family.unpacked(decoder.config, tensors)
     set_parameters(decoder, split_experts(tensors, decoder.config), family.tensor_name)
     stored: Any = decoder.embed_tokens.weight.dtype.name
-    decoder.config = replace(decoder.config, dtype=stored)
+    settings = checkpoint.folder / GENERATION
+    generation = read_object(settings) if settings.is_file() else {}
+    decoder.config = replace(decoder.config, dtype=stored, generation=generation)
     return decoder
 
 

@@ -149,6 +149,13 @@ def test_an_index_names_files_of_its_folder_only(sharded: Path, shard: object) -
     refused(sharded, ValueError, "index.json", "tensor 'a' must lie in a .safetensors file of this folder")
 
 
+def test_a_tensor_that_the_index_leaves_out_is_read_from_its_shard(sharded: Path) -> None:
+    with_map(sharded, {"a": "model-00001-of-00002.safetensors", "c": SECOND})
+    checkpoint = Checkpoint.open(sharded)
+    assert sorted(checkpoint.names()) == list("abcd")
+    assert all((checkpoint.tensors[name] == array).all() for name, array in TENSORS.items())
+
+
 @pytest.mark.parametrize("weight_map", [None, [], {}, "x"])
 def test_an_index_without_a_map_is_refused(sharded: Path, weight_map: object) -> None:
     with_map(sharded, weight_map)

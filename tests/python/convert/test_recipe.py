@@ -59,6 +59,53 @@ def test_a_wrong_value_is_named(tmp_path: Path, changes: dict[str, Any], message
     assert message in refused(tmp_path, yaml.safe_dump(GOOD | changes))
 
 
+LINES = """teacher: teacher
+target:
+  attention: mla
+  kv_lora_rank: 12
+data:
+  train:
+    - a.txt
+    - 3
+  sequence_lenght: 8
+layerwise: {tokens: 100}
+modelwise: {tokens: many,
+            temperature: 0}
+run: run
+seed: -1
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (LINES, "recipe.yaml: line 9: unknown key 'data.sequence_lenght'"),
+        (LINES, "line 8: data.train.1 must be text, got 3"),
+        (LINES, "line 11: modelwise.tokens must be a whole number, got 'many'"),
+        ("seed: -1\n" + yaml.safe_dump(GOOD), "recipe.yaml: line 1: seed must be at least 0, got -1"),
+        ("seed: -1\n" + "run: run", "recipe.yaml: teacher is missing; target is missing; data is missing"),
+        ("\n" + LINES.replace("data:", "date:"), "recipe.yaml: line 6: unknown key 'date'"),
+        ("modelwise:\n  tokens: 1\n  temperature: 0\n" + yaml.safe_dump(GOOD), "line 3: modelwise.temperature must be"),
+        (yaml.safe_dump(GOOD | {"data": {}}), "recipe.yaml: line 1: data.train is missing"),
+        (LINES.replace("12", "twelve"), "line 2: target: kv_lora_rank must be a whole number, got 'twelve'"),
+        ("target: mla", "line 1: target: attention must be one of mla, gate_swa, got 'mla'"),
+    ],
+)
+def test_the_line_is_named(tmp_path: Path, text: str, message: str) -> None:
+    told = refused(tmp_path, text)
+    assert message in told, told
+
+
+def test_an_alias_is_read_but_no_bomb(tmp_path: Path) -> None:
+    shared = yaml.safe_dump(GOOD) + "layerwise: &same {tokens: 5}\nmodelwise: *same\n"
+    assert read(tmp_path, shared).modelwise.tokens == 5
+    levels = ["a0: &a0 [x]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
+    assert "recipe.yaml: not YAML: line 3: more than 16 aliases" in refused(tmp_path, "\n".join(levels))
+    deep = ["a0: &a0 [x]"] + [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 9)]
+    assert "unknown key 'a0'" in refused(tmp_path, "\n".join(deep))  # as large as 16 aliases can make it
+    assert "recipe.yaml: what is written must not hold itself" in refused(tmp_path, "teacher: &a [*a]\n")
+
+
 def test_what_is_no_recipe_is_refused(tmp_path: Path) -> None:
     good = yaml.safe_dump(GOOD)
     assert "line 2: key 'seed' is written twice" in refused(tmp_path, "seed: 0\nseed: 1\n" + good)

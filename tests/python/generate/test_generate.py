@@ -1,5 +1,8 @@
 """Generation as people call it: batches, ends, stops, streaming, and what it refuses."""
 
+import inspect
+import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -122,6 +125,97 @@ def test_it_refuses_by_name(
     options: dict[str, Any] = {"tokenizer": tokenizer, "max_new_tokens": 3} | changes
     with pytest.raises(ValueError, match=message.replace("+", r"\+")):
         stream(model, prompts, **options)
+
+
+def with_settings(folder: Path, copy: Path, settings: object) -> Decoder:
+    text = settings if isinstance(settings, str) else json.dumps(settings)
+    (shutil.copytree(folder, copy) / "generation_config.json").write_text(text)
+    return ae.load(copy)
+
+
+QWEN = {"bos_token_id": 0, "do_sample": True, "eos_token_id": [7, 9], "temperature": 0.6, "top_k": 20, "top_p": 0.95,
+        "max_new_tokens": 9, "transformers_version": "4.51.0"}  # fmt: skip
+
+
+def test_the_folders_settings_hold_where_nothing_else_is_said(folder: Path, tmp_path: Path) -> None:
+    model, plain = with_settings(folder, tmp_path / "qwen", QWEN), ae.load(folder)
+    prompts = prompts_of(5, 8)
+    said: dict[str, Any] = {"temperature": 0.6, "top_k": 20, "top_p": 0.95, "max_new_tokens": 9, "eos_token_id": [7, 9]}
+
+    def tokens(model: Decoder, **options: Any) -> list[list[int]]:
+        return [made.tokens.tolist() for made in generate(model, prompts, **options)]
+
+    sampled = tokens(model, seed=2)
+    assert sampled == tokens(plain, seed=2, **said) != tokens(plain, max_new_tokens=9)
+    assert all(len(each) == 9 for each in sampled)
+    for change in ({"temperature": 2.0}, {"top_k": 3}, {"top_p": 0.5}, {"max_new_tokens": 4}):
+        assert tokens(model, seed=2, **change) == tokens(plain, seed=2, **(said | change)) != sampled, change
+    assert tokens(model, temperature=0) == tokens(plain, **(said | {"temperature": 0}))
+    end = sampled[0][3]
+    (first, _) = generate(model, prompts, seed=2, eos_token_id=end)
+    assert first.finish_reason == "eos" and first.tokens.tolist() == sampled[0][: sampled[0].index(end) + 1]
+    ending = with_settings(folder, tmp_path / "ending", QWEN | {"eos_token_id": [299, end]})
+    assert generate(ending, prompts, seed=2)[0].tokens.tolist() == first.tokens.tolist()
+    assert tokens(ending, seed=2, eos_token_id=[]) == sampled
+
+
+def test_a_folder_that_does_not_sample_is_greedy(folder: Path, tmp_path: Path) -> None:
+    plain, prompts = ae.load(folder), prompts_of(5)
+    greedy = generate(plain, prompts)[0].tokens.tolist()
+    settings = {"temperature": 0.6, "top_k": 2, "eos_token_id": None, "max_new_tokens": None}
+    made = with_settings(folder, tmp_path / "greedy", settings)
+    assert generate(made, prompts)[0].tokens.tolist() == greedy
+    sampled = [generate(model, prompts, temperature=1.0, **more)[0].tokens.tolist()
+               for model, more in ((made, {}), (plain, {"top_k": 2}), (plain, {}))]  # fmt: skip
+    assert sampled[0] == sampled[1] != sampled[2]
+    library = with_settings(folder, tmp_path / "library", {"do_sample": True})  # its defaults: 1.0, 50, 1.0
+    assert generate(library, prompts)[0].tokens.tolist() == (
+        generate(plain, prompts, temperature=1.0, top_k=50)[0].tokens.tolist()
+    )
+
+
+def test_nobody_asked_for_more_than_fits(folder: Path, tmp_path: Path) -> None:
+    prompts = prompts_of(60, 3)
+    assert [len(made.tokens) for made in generate(ae.load(folder), prompts, eos_token_id=[])] == [4, 4]
+    long = with_settings(folder, tmp_path / "long", {"max_new_tokens": 5000})
+    assert [len(made.tokens) for made in generate(long, prompts, eos_token_id=[])] == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": "hot"}, "[generation_config.json] temperature must be a number, got 'hot'"),
+        ({"temperature": -1}, "[generation_config.json] temperature must be at least 0, got -1"),
+        ({"top_k": 2.5}, "[generation_config.json] top_k must be a whole number, got 2.5"),
+        ({"top_p": 0}, "[generation_config.json] top_p must be greater than 0, got 0"),
+        ({"do_sample": "yes"}, "[generation_config.json] do_sample must be true or false, got 'yes'"),
+        ({"max_new_tokens": 0}, "[generation_config.json] max_new_tokens must be at least 1, got 0"),
+        ({"eos_token_id": ["</s>"]}, "[generation_config.json] eos_token_id.0 must be a whole number, got '</s>'"),
+        ("{", "generation_config.json must be JSON"),
+        ("[]", "generation_config.json must be a JSON object, got list"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused_in_one_line(
+    folder: Path, tmp_path: Path, settings: object, message: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    with pytest.raises(ValueError, match=re.escape(message)):
+        generate(with_settings(folder, tmp_path / "bad", settings), prompts_of(3))
+    assert run(monkeypatch, "generate", tmp_path / "bad", "--prompt", "a") == 2
+    told = capsys.readouterr().err
+    assert message in told and told.count("\n") == 1
+
+
+def test_settings_go_with_the_student(folder: Path, tmp_path: Path) -> None:
+    teacher = with_settings(folder, tmp_path / "qwen", QWEN)
+    student = ae.edit(teacher, ae.MLA(kv_lora_rank=12, qk_rope_head_dim=8, init="svd"))
+    again = ae.load(ae.export(student, tmp_path / "out", "deepseek_v3"))
+    assert student.config.generation == QWEN
+    assert again.config.generation == QWEN | {"eos_token_id": [7, 9], "bos_token_id": 0, "pad_token_id": None}
+
+
+def test_both_ways_to_generate_take_the_same_options() -> None:
+    assert inspect.signature(generate).parameters == inspect.signature(stream).parameters
 
 
 def test_a_cache_beyond_the_memory_is_refused_before_anything_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
