@@ -5,6 +5,7 @@ run/  provenance.json recipe.yaml   corpus and teacher hashes, the resolved reci
       layerwise/layer_000/ ...      phase 1: attention, metrics.jsonl, result.json, or the state of the layer in work
       layerwise/activations/        the teacher's hidden states while phase 1 runs
       modelwise/                    phase 2: state, metrics.jsonl
+      tokens/                       the text as tokens, as far as it was needed
       evaluations/*.json            teacher and student on the held-out text, after each step
       student/                      the edited model, a folder that loads
       report.json report.md plots
@@ -21,14 +22,15 @@ import attnedit
 from attnedit import distill, runtime
 from attnedit.checkpoint import Checkpoint, atomic_write, read_object
 from attnedit.compute import compute
-from attnedit.convert.corpus import Corpus, read_corpus, read_texts
-from attnedit.convert.folder import PROVENANCE, kept, owned, require_ours, require_same_inputs
+from attnedit.convert.corpus import Corpus, find_texts, open_corpus
+from attnedit.convert.folder import PROVENANCE, TOKENS, kept, owned, require_ours, require_same_inputs
 from attnedit.convert.plan import in_bytes, plan
 from attnedit.convert.progress import Progress
 from attnedit.convert.recipe import Recipe
-from attnedit.data import Tokenizer, require_rows
+from attnedit.data import Tokenizer, available, require_rows, tokens_of
 from attnedit.distill.budget import edited_layers, steps_for
 from attnedit.edit import edit, layer_path, student_of
+from attnedit.edit.edit import AUTO_TOKENS
 from attnedit.evaluate import evaluate
 from attnedit.evaluate.compare import Comparison
 from attnedit.evaluate.report import write_report
@@ -58,7 +60,7 @@ def convert(recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
     run = Path(recipe.run)
     require_ours(run)
     require_same_inputs(run, {"version": attnedit.__version__, "recipe": recipe.decisive()})
-    tokenizer, texts = Tokenizer(recipe.teacher), read_texts(recipe)
+    tokenizer, texts = Tokenizer(recipe.teacher), find_texts(recipe)
     inputs = {
         "version": attnedit.__version__,
         "recipe": recipe.decisive(),
@@ -67,18 +69,18 @@ def convert(recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
         "corpus": texts.fingerprint,
     }
     require_same_inputs(run, inputs)
-    if texts.warning is not None:
-        progress.warn(texts.warning)
     if all((run / name).exists() for name in ("student/config.json", "report.json", "report.md")):
         progress.say(f"{run} is finished; nothing was computed again")
         return dict(json.loads((run / "report.json").read_text()))
     teacher = load(recipe.teacher)
-    corpus = read_corpus(texts, recipe.sequence_length, tokenizer, teacher.config)
-    for options in (recipe.layerwise, recipe.modelwise):
-        require_rows(corpus.train, steps_for(options.tokens, recipe.sequence_length, options.batch_tokens).rows)
     progress.say(f"{recipe.teacher}: {teacher!r}")
-    progress.say(f"{len(corpus.train):,} rows of {recipe.sequence_length} tokens, {len(corpus.heldout):,} held out")
-    with owned(run):
+    vocabulary = teacher.config.vocab_size
+    with owned(run), open_corpus(recipe, texts, tokenizer, vocabulary, run / TOKENS) as corpus:
+        for options in (recipe.layerwise, recipe.modelwise):
+            require_rows(corpus.train, steps_for(options.tokens, recipe.sequence_length, options.batch_tokens).rows)
+        progress.say(f"rows of {recipe.sequence_length} tokens, {len(corpus.heldout):,} documents held out")
+        if corpus.warning is not None:
+            progress.warn(corpus.warning)
         require_same_inputs(run, inputs)
         atomic_write(run / PROVENANCE, json.dumps(inputs, indent=1))
         atomic_write(run / "recipe.yaml", yaml.safe_dump(recipe.resolved(), sort_keys=False))
@@ -133,7 +135,8 @@ def _edited(recipe: Recipe, teacher: Decoder, corpus: Corpus, progress: Progress
     folder = Path(recipe.run) / "edit"
     if not (folder / "config.json").exists():
         progress.say(f"editing {teacher.config.num_hidden_layers} layers")
-        student = edit(teacher, recipe.target, corpus.train, recipe.seed, _made(folder))
+        first = slice(0, available(corpus.train, max(1, AUTO_TOKENS // recipe.sequence_length)))
+        student = edit(teacher, recipe.target, tokens_of(corpus.train, first), recipe.seed, _made(folder))
         atomic_write(folder / "config.json", json.dumps(own_format.raw_config(student.config), indent=1))
     # Read back even when just made, so that a continued run starts from the very same arrays.
     student = student_of(teacher, own_format.decoder_config(read_object(folder / "config.json")))
