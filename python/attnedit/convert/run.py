@@ -27,10 +27,9 @@ from attnedit.convert.folder import PROVENANCE, TOKENS, kept, owned, require_our
 from attnedit.convert.plan import in_bytes, plan
 from attnedit.convert.progress import Progress
 from attnedit.convert.recipe import Recipe
-from attnedit.data import Tokenizer, available, require_rows, tokens_of
+from attnedit.data import Tokenizer, require_rows
 from attnedit.distill.budget import edited_layers, steps_for
 from attnedit.edit import edit, layer_path, student_of
-from attnedit.edit.edit import AUTO_TOKENS
 from attnedit.evaluate import evaluate
 from attnedit.evaluate.compare import Comparison
 from attnedit.evaluate.report import write_report
@@ -135,8 +134,7 @@ def _edited(recipe: Recipe, teacher: Decoder, corpus: Corpus, progress: Progress
     folder = Path(recipe.run) / "edit"
     if not (folder / "config.json").exists():
         progress.say(f"editing {teacher.config.num_hidden_layers} layers")
-        first = slice(0, available(corpus.train, max(1, AUTO_TOKENS // recipe.sequence_length)))
-        student = edit(teacher, recipe.target, tokens_of(corpus.train, first), recipe.seed, _made(folder))
+        student = edit(teacher, recipe.target, corpus.train, recipe.seed, _made(folder))
         atomic_write(folder / "config.json", json.dumps(own_format.raw_config(student.config), indent=1))
     # Read back even when just made, so that a continued run starts from the very same arrays.
     student = student_of(teacher, own_format.decoder_config(read_object(folder / "config.json")))

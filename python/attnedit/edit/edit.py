@@ -12,6 +12,7 @@ from attnedit import ops
 from attnedit.activations import forward, give_back_all, layers, passes
 from attnedit.autograd import no_grad
 from attnedit.checkpoint import write_arrays
+from attnedit.data import TrainingRows, available, row_length, tokens_of
 from attnedit.edit.identity_gate import identity_gate
 from attnedit.edit.regression import LatentDims, SourceAttention, regression_latent
 from attnedit.edit.starts import random_latent, svd_latent
@@ -29,7 +30,7 @@ SHORTLIST = 2  # candidates measured per full layer that auto picks
 def edit(
     teacher: Decoder,
     target: MLA | GateSWA,
-    calibration: Array | None = None,
+    calibration: TrainingRows | None = None,
     seed: int = 0,
     folder: Path | None = None,
 ) -> Decoder:
@@ -78,12 +79,13 @@ def _set_attention(student: Decoder, layer: int, arrays: Mapping[str, Array], fo
         attention.set_parameter(name, tensor(array))
 
 
-def _rows(calibration: Array | None, what: str, tokens: int) -> Array:
+def _rows(calibration: TrainingRows | None, what: str, tokens: int) -> Array:
     if calibration is None:
         raise ValueError(f"[edit] calibration must be rows of tokens for {what}, got none")
-    if calibration.ndim != 2 or calibration.size == 0:
+    if isinstance(calibration, np.ndarray) and (calibration.ndim != 2 or calibration.size == 0):
         raise ValueError(f"[edit] calibration must have shape (rows, tokens), none of them 0, got {calibration.shape}")
-    return np.ascontiguousarray(calibration[: max(1, tokens // calibration.shape[1])], dtype=np.int32)
+    count = available(calibration, max(1, tokens // row_length(calibration)))
+    return np.ascontiguousarray(tokens_of(calibration, slice(0, count)), dtype=np.int32)
 
 
 def source_attention(attention: GQA) -> SourceAttention:
@@ -117,7 +119,12 @@ def source_attention(attention: GQA) -> SourceAttention:
 
 
 def _latent(
-    student: Decoder, teacher: Decoder, target: MLA, calibration: Array | None, seed: int, folder: Path | None
+    student: Decoder,
+    teacher: Decoder,
+    target: MLA,
+    calibration: TrainingRows | None,
+    seed: int,
+    folder: Path | None,
 ) -> None:
     """Initialises the MLA layers, from the first to the last."""
     edited = [i for i, c in enumerate(student.config.attention) if c != teacher.config.attention[i]]
