@@ -63,9 +63,13 @@ class TokenCache:
         return Shard(kept["tokens"], kept["begins"])
 
     def _make(self) -> dict[str, Array] | None:
-        if self._documents is None:
-            self._documents = self._read()
-        documents = list(self._tokenizer.encode_stream(self._take(self._documents)))
+        before = self._at
+        self._documents = self._documents or self._read()
+        try:
+            documents = list(self._tokenizer.encode_stream(self._take(self._documents)))
+        except BaseException:
+            self._documents, self._at = None, before  # what is broken now is not the end of the text
+            raise
         if not documents:
             return None
         tokens, begins = joined(documents, self._tokenizer.document_separator)
