@@ -67,7 +67,7 @@ def ours(case: Case, x: Mapping[str, Array]) -> Run:
     from attnedit import _core
 
     s, gate = case.shape, x.get("gate")
-    settings = s["H"], s["G"], s["K"] ** -0.5, s["window"], "sigmoid"
+    settings = None, s["H"], s["G"], s["K"] ** -0.5, s["window"], "sigmoid"
     o, lse = empty(*x["dy"].shape), empty(1, s["H"], s["T"])
     y = None if gate is None else empty(*o.shape)
     answers = {"y": o if y is None else y}

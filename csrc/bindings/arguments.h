@@ -72,6 +72,14 @@ class Arguments {
     const auto* first = static_cast<const int32_t*>(a.data());
     return std::make_shared<std::vector<int32_t>>(first, first + a.size());
   }
+  // The same for numbers [B,T] of an argument that may be absent; the view is of what to keep().
+  std::pair<std::shared_ptr<std::vector<int32_t>>, View<const int32_t, 2>> host_rows(const char* name,
+                                                                                     const MaybeArray& a) const {
+    if (!a) return {};
+    auto numbers = tokens(name, *a);
+    check_rank(name, *a, 2);
+    return {numbers, {numbers->data(), shape<2>(*a)}};
+  }
   View<int32_t, 1> out_tokens(const char* name, py::array a) const {
     check_type(name, a, py::dtype::of<int32_t>(), "int32");
     note(name, a, true);

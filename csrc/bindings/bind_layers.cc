@@ -101,31 +101,37 @@ void bind_rows(py::module_& m) {
 }
 
 void bind_attention(py::module_& m) {
-  m.def("attention_forward", [](py::array q, py::array k, py::array v, MaybeArray gate, int64_t heads, int64_t kv_heads,
-                                float scale, int64_t window, const std::string& activation, const std::string& compute,
-                                py::array o, MaybeArray y, py::array lse) {
+  m.def("attention_forward", [](py::array q, py::array k, py::array v, MaybeArray gate, MaybeArray starts,
+                                int64_t heads, int64_t kv_heads, float scale, int64_t window,
+                                const std::string& activation, const std::string& compute, py::array o, MaybeArray y,
+                                py::array lse) {
     const Arguments a("attention");
     const auto q_ = a.heads("q", q, heads), k_ = a.heads("k", k, kv_heads), v_ = a.heads("v", v, kv_heads);
     const Workspace scratch(attention_forward_workspace(q_.dim(0), q_.dim(1), heads, kv_heads, q_.dim(3), v_.dim(3)));
-    a.launch(
-        attention_forward(q_, k_, v_, gate ? a.heads("gate", *gate, heads) : View<const float, 4>{},
+    const auto starts_ = a.host_rows("document_starts", starts);
+    a.launch(keep(
+        starts_.first,
+        attention_forward(q_, k_, v_, gate ? a.heads("gate", *gate, heads) : View<const float, 4>{}, starts_.second,
                           {scale, window, gate_activation("attention", activation), compute_of("attention", compute)},
                           a.out_heads("o", o, heads), y ? a.out_heads("y", *y, heads) : View<float, 4>{},
-                          a.out<3>("lse", lse), scratch.view()));
+                          a.out<3>("lse", lse), scratch.view())));
   });
-  m.def("attention_backward", [](py::array dy, py::array q, py::array k, py::array v, MaybeArray gate, int64_t heads,
-                                 int64_t kv_heads, float scale, int64_t window, const std::string& activation,
-                                 const std::string& compute, py::array o, py::array lse, py::array dq, py::array dk,
-                                 py::array dv, MaybeArray dgate) {
+  m.def("attention_backward", [](py::array dy, py::array q, py::array k, py::array v, MaybeArray gate,
+                                 MaybeArray starts, int64_t heads, int64_t kv_heads, float scale, int64_t window,
+                                 const std::string& activation, const std::string& compute, py::array o, py::array lse,
+                                 py::array dq, py::array dk, py::array dv, MaybeArray dgate) {
     const Arguments a("attention_backward");
     const auto q_ = a.heads("q", q, heads), k_ = a.heads("k", k, kv_heads), v_ = a.heads("v", v, kv_heads);
     const Workspace scratch(attention_backward_workspace(q_.dim(0), q_.dim(1), heads, kv_heads, q_.dim(3), v_.dim(3)));
-    a.launch(attention_backward(
-        a.heads("dy", dy, heads), q_, k_, v_, gate ? a.heads("gate", *gate, heads) : View<const float, 4>{},
-        {scale, window, gate_activation("attention_backward", activation), compute_of("attention_backward", compute)},
-        a.heads("o", o, heads), a.in<3>("lse", lse), a.out_heads("dq", dq, heads), a.out_heads("dk", dk, kv_heads),
-        a.out_heads("dv", dv, kv_heads), dgate ? a.out_heads("dgate", *dgate, heads) : View<float, 4>{},
-        scratch.view()));
+    const auto starts_ = a.host_rows("document_starts", starts);
+    a.launch(keep(starts_.first,
+                  attention_backward(a.heads("dy", dy, heads), q_, k_, v_,
+                                     gate ? a.heads("gate", *gate, heads) : View<const float, 4>{}, starts_.second,
+                                     {scale, window, gate_activation("attention_backward", activation),
+                                      compute_of("attention_backward", compute)},
+                                     a.heads("o", o, heads), a.in<3>("lse", lse), a.out_heads("dq", dq, heads),
+                                     a.out_heads("dk", dk, kv_heads), a.out_heads("dv", dv, kv_heads),
+                                     dgate ? a.out_heads("dgate", *dgate, heads) : View<float, 4>{}, scratch.view())));
   });
   m.def("mla_compress_forward", [](py::array kv_a, py::array weight, float eps, py::array cos, py::array sin,
                                    int64_t start, py::array latent, py::array rstd, py::array k_rope) {

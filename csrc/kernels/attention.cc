@@ -14,32 +14,33 @@ struct AttentionForward {
 // keys, strips of the values' transpose.
 ATTNEDIT_LOOPS(void attention_pack(const AttentionForward& f, int64_t b, int64_t g, int64_t k0, float* keys,
                                    float* values);
-               void attention_forward_block(const AttentionForward& f, int64_t b, int64_t h, int64_t q0,
-                                            const float* keys, const float* values, float* scratch);)
+               void attention_forward_block(const AttentionForward& f, SeenBounds bounds, int64_t b, int64_t h,
+                                            int64_t q0, const float* keys, const float* values, float* scratch);)
 
 #ifdef ATTNEDIT_ISA
 namespace attnedit::kernels::ATTNEDIT_ISA {
 namespace {
 
 // A panel of scores, keys [key, key + n) by kTileWidth queries from number query on, becomes the words of
-// 2^(score - top), where top is a query's greatest score so far: exact zeros where it does not see the key. shrink
-// becomes the factor by which what was summed under the former top must shrink.
+// 2^(score - top), where top is a query's greatest score so far: exact zeros where it does not see the key. first_key
+// is of all queries. shrink becomes the factor by which what was summed under the former top must shrink.
 template <class Word>
-void softmax_panel(float* s, int64_t key, int64_t n, int64_t query, int64_t window, float* top, float* total,
+void softmax_panel(float* s, int64_t key, int64_t n, int64_t query, const int32_t* first_key, float* top, float* total,
                    Vec (&shrink)[2]) {
   for (int v = 0; v < 2; ++v, s += kLanes, query += kLanes, top += kLanes, total += kLanes) {
+    IntVec first;
+    std::memcpy(&first, first_key + query, sizeof first);
     const auto hide = [&](int64_t begin, int64_t end) {
       for (int64_t j = begin; j < end; ++j) {
-        const int64_t ahead = key + j - query;  // of the first of these queries
-        const auto first = static_cast<int32_t>(ahead), last = static_cast<int32_t>(ahead + window);
+        const auto here = static_cast<int32_t>(key + j), ahead = static_cast<int32_t>(key + j - query);
         const Vec s_j = load(s + j * kTileWidth);
         // Twice as low as the lowest top, so that a query that sees nothing yet makes zeros too.
-        store(s + j * kTileWidth, lane_numbers() < first  ? splat(2 * kUnseen)
-                                  : lane_numbers() < last ? s_j
-                                                          : splat(2 * kUnseen));
+        store(s + j * kTileWidth, lane_numbers() < ahead ? splat(2 * kUnseen)
+                                  : first > here         ? splat(2 * kUnseen)
+                                                         : s_j);
       }
     };
-    const int64_t all_see = most(0, least(n, query + kLanes - window - key));
+    const int64_t all_see = most(0, least(n, first_key[query + kLanes - 1] - key));
     hide(0, all_see);
     hide(most(all_see, query + 1 - key), n);
     const Vec before = load(top);
@@ -82,8 +83,8 @@ void pack(const AttentionForward& f, int64_t b, int64_t g, int64_t k0, float* ke
 // time. Per query: the greatest score so far (top), the sum of 2^(score - top) (total) and that sum weighted by the
 // values (sums). Everything is transposed: a query is a lane.
 template <class Word>
-void forward_block(const AttentionForward& f, int64_t b, int64_t h, int64_t q0, const float* keys, const float* values,
-                   float* scratch) {
+void forward_block(const AttentionForward& f, SeenBounds bounds, int64_t b, int64_t h, int64_t q0, const float* keys,
+                   const float* values, float* scratch) {
   const MatrixTiles<Word> tiles;
   const auto& s = f.sizes;
   const int64_t key_words = words_of<Word>(s.K);
@@ -99,17 +100,18 @@ void forward_block(const AttentionForward& f, int64_t b, int64_t h, int64_t q0, 
   for (int64_t j = 0; j < kQueries * v_row; j += kLanes) store(sums + j, Vec{});
   for (int64_t i = 0; i < kQueries; ++i) top[i] = kUnseen, total[i] = 0;
 
-  for (int64_t k0 = most(0, q0 - s.window + 1) / kKeys * kKeys; k0 < q0 + rows; k0 += kKeys)
+  for (int64_t k0 = bounds.first_key[q0] / kKeys * kKeys; k0 < q0 + rows; k0 += kKeys)
     for (int64_t i = 0; i < rows; i += kTileWidth) {
       const int64_t n = least(kKeys, s.T - k0);
-      Band seen = keys_seen(s, q0 + i, least(kTileWidth, rows - i), k0, n);
+      Band seen = keys_seen(bounds, q0 + i, least(kTileWidth, rows - i), k0, n);
       if (seen.begin >= seen.end) continue;
       seen.begin = seen.begin / kStripRows<Word> * kStripRows<Word>;
       float* p_seen = p + seen.begin * kTileWidth;
       strips_by_panel<Word>(least(round_up(seen.end, kStripRows<Word>), n) - seen.begin, s.K, {0, s.K},
                             keys + (k0 + seen.begin) * key_words, q + i * key_words, p_seen, false);
       Vec shrink[2];
-      softmax_panel<Word>(p_seen, k0 + seen.begin, seen.end - seen.begin, q0 + i, s.window, top + i, total + i, shrink);
+      softmax_panel<Word>(p_seen, k0 + seen.begin, seen.end - seen.begin, q0 + i, bounds.first_key, top + i, total + i,
+                          shrink);
       float* sums_i = sums + i * v_row;
       for (int64_t j = 0; j < s.Kv; ++j, sums_i += kTileWidth)
         for (int v = 0; v < 2; ++v) store(sums_i + v * kLanes, load(sums_i + v * kLanes) * shrink[v]);
@@ -132,9 +134,9 @@ void attention_pack(const AttentionForward& f, int64_t b, int64_t g, int64_t k0,
   (f.sizes.pairs ? pack<BFloat16Pair> : pack<Float32>)(f, b, g, k0, keys, values);
 }
 
-void attention_forward_block(const AttentionForward& f, int64_t b, int64_t h, int64_t q0, const float* keys,
-                             const float* values, float* scratch) {
-  (f.sizes.pairs ? forward_block<BFloat16Pair> : forward_block<Float32>)(f, b, h, q0, keys, values, scratch);
+void attention_forward_block(const AttentionForward& f, SeenBounds bounds, int64_t b, int64_t h, int64_t q0,
+                             const float* keys, const float* values, float* scratch) {
+  (f.sizes.pairs ? forward_block<BFloat16Pair> : forward_block<Float32>)(f, bounds, b, h, q0, keys, values, scratch);
 }
 
 }  // namespace attnedit::kernels::ATTNEDIT_ISA
@@ -160,30 +162,33 @@ int64_t block_floats(int64_t K, int64_t Kv) { return kKeys * kWidest + kQueries 
 }  // namespace
 
 int64_t attention_forward_workspace(int64_t B, int64_t T, int64_t, int64_t G, int64_t K, int64_t Kv) {
-  return pairs_at_once(B, T, G, K, Kv) * whole_lines(pair_floats(T, K, Kv)) + num_threads() * block_floats(K, Kv);
+  return bounds_floats(B, T) + pairs_at_once(B, T, G, K, Kv) * whole_lines(pair_floats(T, K, Kv)) +
+         num_threads() * block_floats(K, Kv);
 }
 
 Task attention_forward(View<const float, 4> q, View<const float, 4> k, View<const float, 4> v,
-                       View<const float, 4> gate, AttentionOptions options, View<float, 4> o, View<float, 4> y,
-                       View<float, 3> lse, View<float, 1> workspace) {
+                       View<const float, 4> gate, View<const int32_t, 2> starts, AttentionOptions options,
+                       View<float, 4> o, View<float, 4> y, View<float, 3> lse, View<float, 1> workspace) {
   const char* op = "attention_forward";
   const AttentionSizes sizes = checked_sizes(op, q, k, v, gate, options);
   const int64_t B = q.dim(0), T = q.dim(1), H = q.dim(2), G = k.dim(2), K = q.dim(3), Kv = v.dim(3);
   check_shape(op, "o", o, {B, T, H, Kv});
   check_shape(op, "lse", lse, {B, H, T});
+  check_starts(op, starts, B, T);
   ATTNEDIT_CHECK(!y == !gate, op, "y must be given with a gate, and only then");
   if (y) check_shape(op, "y", y, {B, T, H, Kv});
   check_workspace(op, workspace, attention_forward_workspace(B, T, H, G, K, Kv));
 
   const AttentionForward f{sizes, q.data, k.data, v.data, gate.data, o.data, y.data, lse.data, options.scale};
   const int64_t at_once = pairs_at_once(B, T, G, K, Kv), pair_stride = whole_lines(pair_floats(T, K, Kv));
-  const double pairs_seen = B * H * visible_pairs(T, options.window);
+  const double pairs_seen = H * visible_pairs(starts, options.window, B, T);
   return Task([=] {
            const int64_t key_blocks = (T + kKeys - 1) / kKeys, query_blocks = (T + kQueries - 1) / kQueries;
-           float* scratch = workspace.data + at_once * pair_stride;
+           fill_bounds(starts, options.window, B, T, workspace.data);
+           float *packed = workspace.data + bounds_floats(B, T), *scratch = packed + at_once * pair_stride;
            for (int64_t first = 0; first < B * G; first += at_once) {
              const int64_t pairs = std::min(at_once, B * G - first), heads = pairs * (H / G);
-             const auto keys = [&](int64_t pair) { return workspace.data + pair * pair_stride; };
+             const auto keys = [&](int64_t pair) { return packed + pair * pair_stride; };
              const auto values = [&](int64_t pair) { return keys(pair) + T * K; };
              parallel_items(pairs * key_blocks, [&](int64_t item, int) {
                const int64_t pair = item / key_blocks;
@@ -195,7 +200,8 @@ Task attention_forward(View<const float, 4> q, View<const float, 4> k, View<cons
                const int64_t pair = item % heads / (H / G), block = query_blocks - 1 - item / heads;
                const int64_t b = (first + pair) / G, h = (first + pair) % G * (H / G) + item % (H / G);
                ATTNEDIT_BEST(attention_forward_block)
-               (f, b, h, block * kQueries, keys(pair), values(pair), scratch + worker * block_floats(K, Kv));
+               (f, bounds_of(workspace.data, T, b), b, h, block * kQueries, keys(pair), values(pair),
+                scratch + worker * block_floats(K, Kv));
              });
            }
          })

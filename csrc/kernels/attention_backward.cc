@@ -19,7 +19,6 @@ struct PackedQueries {
 };
 namespace {
 
-constexpr int64_t padded_rows(int64_t T) { return (T + kWidest - 1) / kWidest * kWidest; }
 // A block's p, ds and ds^T; before, its rows of do. What follows is dq.
 constexpr int64_t block_floats(int64_t Kv) {
   const int64_t block = 2 * kWidest + kKeys, row = whole_lines(Kv);
@@ -34,13 +33,14 @@ constexpr int64_t block_floats(int64_t Kv) {
 ATTNEDIT_LOOPS(void attention_pack_keys(const AttentionBackward& f, int64_t b, int64_t g, int64_t k0, PackedKeys keys);
                void attention_pack_queries(const AttentionBackward& f, int64_t b, int64_t h, int64_t q0,
                                            PackedQueries queries, float* scratch);
-               void attention_backward_head(const AttentionBackward& f, int64_t b, int64_t h, PackedKeys keys,
-                                            PackedQueries queries, float* dk, float* dv, float* scratch);
-               void attention_backward_keys(const AttentionBackward& f, int64_t b, int64_t h, int64_t k0,
+               void attention_backward_head(const AttentionBackward& f, SeenBounds bounds, int64_t b, int64_t h,
                                             PackedKeys keys, PackedQueries queries, float* dk, float* dv,
                                             float* scratch);
-               void attention_backward_queries(const AttentionBackward& f, int64_t b, int64_t h, int64_t q0,
-                                               PackedKeys keys, PackedQueries queries, float* scratch);
+               void attention_backward_keys(const AttentionBackward& f, SeenBounds bounds, int64_t b, int64_t h,
+                                            int64_t k0, PackedKeys keys, PackedQueries queries, float* dk, float* dv,
+                                            float* scratch);
+               void attention_backward_queries(const AttentionBackward& f, SeenBounds bounds, int64_t b, int64_t h,
+                                               int64_t q0, PackedKeys keys, PackedQueries queries, float* scratch);
                void attention_store_keys(const AttentionBackward& f, int64_t b, int64_t g, int64_t k0, int64_t n,
                                          const float* dk, const float* dv);)
 
@@ -71,13 +71,13 @@ float gate_backward(const AttentionSizes& s, const float* gate, const float* dy,
 }
 
 // Of one query and a panel of keys: scores become probabilities p = 2^(score log2 e - lse), and dp becomes
-// ds = p * (dp - delta). Exact zeros where the query, that number behind the first key, does not see the key.
-void softmax_backward_row(float* p, float* ds, int64_t behind, int64_t window, float scale, float lse, float delta) {
-  for (int v = 0; v < 2; ++v, p += kLanes, ds += kLanes, behind -= kLanes) {
+// ds = p * (dp - delta). Exact zeros but for the keys [first, last] of the panel, which the query sees.
+void softmax_backward_row(float* p, float* ds, int64_t first, int64_t last, float scale, float lse, float delta) {
+  for (int v = 0; v < 2; ++v, p += kLanes, ds += kLanes, first -= kLanes, last -= kLanes) {
     Vec p_v = exp2(load(p) * scale - lse), ds_v = p_v * (load(ds) - delta);
-    if (behind < kLanes - 1 || behind >= window) {
-      const auto first = static_cast<int32_t>(behind - window + 1), last = static_cast<int32_t>(behind);
-      const IntVec unseen = (lane_numbers() < first) | (lane_numbers() > last);
+    if (last < kLanes - 1 || first > 0) {
+      const IntVec unseen =
+          (lane_numbers() < static_cast<int32_t>(first)) | (lane_numbers() > static_cast<int32_t>(last));
       p_v = unseen ? Vec{} : p_v;
       ds_v = unseen ? Vec{} : ds_v;
     }
@@ -111,8 +111,8 @@ void zero(float* x, int64_t n) {
 //   p = 2^(scale log2 e q k^T - lse)   dv^T += do^T p   ds = p * (do v^T - delta)   dk^T += q^T ds   dq^T += k^T ds^T
 // The factor scale of dq and dk is applied when they are complete.
 template <class Word>
-void block_of(const AttentionBackward& f, const float* lse, PackedKeys keys, PackedQueries queries, int64_t q0,
-              int64_t k0, float* dq, float* dk, float* dv, float* scratch) {
+void block_of(const AttentionBackward& f, SeenBounds bounds, const float* lse, PackedKeys keys, PackedQueries queries,
+              int64_t q0, int64_t k0, float* dq, float* dk, float* dv, float* scratch) {
   const MatrixTiles<Word> tiles;
   const auto& s = f.sizes;
   const int64_t rows = least(kQueries, s.T - q0), n = least(kKeys, s.T - k0);
@@ -120,7 +120,7 @@ void block_of(const AttentionBackward& f, const float* lse, PackedKeys keys, Pac
   float *p = scratch, *ds = p + kQueries * kTileWidth, *ds_transposed = ds + kQueries * kTileWidth;
   for (int64_t j = 0; j < n; j += kTileWidth) {
     const int64_t key = k0 + j;
-    const Band seen_by = {most(0, key - q0), least(rows, key + least(kTileWidth, n - j) - 1 + s.window - q0)};
+    const Band seen_by = {most(0, key - q0), least(rows, bounds.end_query[key + least(kTileWidth, n - j) - 1] - q0)};
     if (seen_by.begin >= seen_by.end) continue;
     const int64_t first = seen_by.begin / kStripRows<Word> * kStripRows<Word>;
     const int64_t count = least(round_up(seen_by.end, kStripRows<Word>), rows) - first;
@@ -129,8 +129,8 @@ void block_of(const AttentionBackward& f, const float* lse, PackedKeys keys, Pac
     strips_by_panel<Word>(count, s.Kv, {0, s.Kv}, queries.d_o + (q0 + first) * value_words, keys.v + key * value_words,
                           ds + first * kTileWidth, false);
     for (int64_t i = seen_by.begin; i < seen_by.end; ++i)
-      softmax_backward_row(p + i * kTileWidth, ds + i * kTileWidth, q0 + i - key, s.window, f.scale * kLog2E,
-                           lse[q0 + i], queries.delta[q0 + i]);
+      softmax_backward_row(p + i * kTileWidth, ds + i * kTileWidth, bounds.first_key[q0 + i] - key, q0 + i - key,
+                           f.scale * kLog2E, lse[q0 + i], queries.delta[q0 + i]);
     if (dq) {
       const int64_t begin = seen_by.begin / kTileWidth * kTileWidth, end = round_up(seen_by.end, kTileWidth);
       zero(ds + begin * kTileWidth, (seen_by.begin - begin) * kTileWidth);
@@ -155,7 +155,7 @@ void block_of(const AttentionBackward& f, const float* lse, PackedKeys keys, Pac
   }
   if (!dq) return;
   for (int64_t i = 0; i < rows; i += kTileWidth) {
-    const Band seen = keys_seen(s, q0 + i, least(kTileWidth, rows - i), k0, n);
+    const Band seen = keys_seen(bounds, q0 + i, least(kTileWidth, rows - i), k0, n);
     if (seen.begin >= seen.end) continue;
     const Band band = {seen.begin / kStep<Word> * kStep<Word>, seen.end};
     strips_by_panel<Word>(s.K, n, band, keys.k_transposed + words_of<Word>(k0) * s.K,
@@ -164,14 +164,16 @@ void block_of(const AttentionBackward& f, const float* lse, PackedKeys keys, Pac
   }
 }
 
-void backward_block(const AttentionBackward& f, const float* lse, PackedKeys keys, PackedQueries queries, int64_t q0,
-                    int64_t k0, float* dq, float* dk, float* dv, float* scratch) {
-  (f.sizes.pairs ? block_of<BFloat16Pair> : block_of<Float32>)(f, lse, keys, queries, q0, k0, dq, dk, dv, scratch);
+void backward_block(const AttentionBackward& f, SeenBounds bounds, const float* lse, PackedKeys keys,
+                    PackedQueries queries, int64_t q0, int64_t k0, float* dq, float* dk, float* dv, float* scratch) {
+  (f.sizes.pairs ? block_of<BFloat16Pair> : block_of<Float32>)(f, bounds, lse, keys, queries, q0, k0, dq, dk, dv,
+                                                               scratch);
 }
 
-// The first block of keys that the queries from q0 see, and the end of the queries that see keys [k0, k0 + n).
-int64_t first_keys(const AttentionSizes& s, int64_t q0) { return most(0, q0 - s.window + 1) / kKeys * kKeys; }
-int64_t last_query(const AttentionSizes& s, int64_t k0) { return least(s.T, least(s.T, k0 + kKeys) - 1 + s.window); }
+// The end of the queries that see keys [k0, k0 + kKeys).
+int64_t last_query(const AttentionSizes& s, SeenBounds bounds, int64_t k0) {
+  return bounds.end_query[least(s.T, k0 + kKeys) - 1];
+}
 
 void store_panels(const float* x, int64_t n, int64_t width, float factor, float* y, int64_t y_row) {
   for (int64_t i = 0; i < n; i += kTileWidth)
@@ -224,37 +226,37 @@ void attention_pack_queries(const AttentionBackward& f, int64_t b, int64_t h, in
 }
 
 // The whole of one query head; dk and dv of its key head, in packed rows, go on from the head before.
-void attention_backward_head(const AttentionBackward& f, int64_t b, int64_t h, PackedKeys keys, PackedQueries queries,
-                             float* dk, float* dv, float* scratch) {
+void attention_backward_head(const AttentionBackward& f, SeenBounds bounds, int64_t b, int64_t h, PackedKeys keys,
+                             PackedQueries queries, float* dk, float* dv, float* scratch) {
   const auto& s = f.sizes;
   const int64_t k_row = whole_lines(s.K), v_row = whole_lines(s.Kv);
   const float* lse = f.lse + (b * s.H + h) * s.T;
   float* dq = scratch + block_floats(s.Kv);
   zero(dq, padded_rows(s.T) * k_row);
   for (int64_t k0 = 0; k0 < s.T; k0 += kKeys)
-    for (int64_t q0 = k0 / kQueries * kQueries; q0 < last_query(s, k0); q0 += kQueries)
-      backward_block(f, lse, keys, queries, q0, k0, dq + q0 * k_row, dk + k0 * k_row, dv + k0 * v_row, scratch);
+    for (int64_t q0 = k0 / kQueries * kQueries; q0 < last_query(s, bounds, k0); q0 += kQueries)
+      backward_block(f, bounds, lse, keys, queries, q0, k0, dq + q0 * k_row, dk + k0 * k_row, dv + k0 * v_row, scratch);
   store_queries(f, b, h, 0, s.T, dq);
 }
 
 // What one query head adds to dk and dv of keys [k0, k0 + kKeys).
-void attention_backward_keys(const AttentionBackward& f, int64_t b, int64_t h, int64_t k0, PackedKeys keys,
-                             PackedQueries queries, float* dk, float* dv, float* scratch) {
+void attention_backward_keys(const AttentionBackward& f, SeenBounds bounds, int64_t b, int64_t h, int64_t k0,
+                             PackedKeys keys, PackedQueries queries, float* dk, float* dv, float* scratch) {
   const auto& s = f.sizes;
   const float* lse = f.lse + (b * s.H + h) * s.T;
-  for (int64_t q0 = k0 / kQueries * kQueries; q0 < last_query(s, k0); q0 += kQueries)
-    backward_block(f, lse, keys, queries, q0, k0, nullptr, dk, dv, scratch);
+  for (int64_t q0 = k0 / kQueries * kQueries; q0 < last_query(s, bounds, k0); q0 += kQueries)
+    backward_block(f, bounds, lse, keys, queries, q0, k0, nullptr, dk, dv, scratch);
 }
 
-void attention_backward_queries(const AttentionBackward& f, int64_t b, int64_t h, int64_t q0, PackedKeys keys,
-                                PackedQueries queries, float* scratch) {
+void attention_backward_queries(const AttentionBackward& f, SeenBounds bounds, int64_t b, int64_t h, int64_t q0,
+                                PackedKeys keys, PackedQueries queries, float* scratch) {
   const auto& s = f.sizes;
   const int64_t rows = least(kQueries, s.T - q0);
   const float* lse = f.lse + (b * s.H + h) * s.T;
   float* dq = scratch + block_floats(s.Kv);
   zero(dq, kQueries * whole_lines(s.K));
-  for (int64_t k0 = first_keys(s, q0); k0 < q0 + rows; k0 += kKeys)
-    backward_block(f, lse, keys, queries, q0, k0, dq, nullptr, nullptr, scratch);
+  for (int64_t k0 = bounds.first_key[q0] / kKeys * kKeys; k0 < q0 + rows; k0 += kKeys)
+    backward_block(f, bounds, lse, keys, queries, q0, k0, dq, nullptr, nullptr, scratch);
   store_queries(f, b, h, q0, rows, dq);
 }
 
@@ -276,12 +278,16 @@ namespace {
 
 // Scratch, in floats, and how the work is cut. Whole key heads are five products a block, halves of the work seven.
 struct Plan {
-  int64_t pairs, rep, key_row, value_row, key_blocks, query_blocks;
+  int64_t bounds, pairs, rep, key_row, value_row, key_blocks, query_blocks;
   int64_t keys, queries, sums, block;  // sizes of: packed keys, packed queries, dk and dv, a worker's scratch
   bool halves;
 
   Plan(int64_t B, int64_t T, int64_t H, int64_t G, int64_t K, int64_t Kv)
-      : pairs(B * G), rep(H / std::max<int64_t>(G, 1)), key_row(whole_lines(K)), value_row(whole_lines(Kv)) {
+      : bounds(bounds_floats(B, T)),
+        pairs(B * G),
+        rep(H / std::max<int64_t>(G, 1)),
+        key_row(whole_lines(K)),
+        value_row(whole_lines(Kv)) {
     const int64_t threads = num_threads();
     key_blocks = (T + kKeys - 1) / kKeys;
     query_blocks = (T + kQueries - 1) / kQueries;
@@ -292,8 +298,8 @@ struct Plan {
     block = block_floats(Kv) + (halves ? kQueries : padded_rows(T)) * key_row;
   }
   int64_t floats() const {
-    return halves ? pairs * (keys + rep * queries) + num_threads() * (sums + block)
-                  : std::min<int64_t>(pairs, num_threads()) * (keys + queries + sums + block);
+    return bounds + (halves ? pairs * (keys + rep * queries) + num_threads() * (sums + block)
+                            : std::min<int64_t>(pairs, num_threads()) * (keys + queries + sums + block));
   }
   PackedKeys packed_keys(float* at, int64_t T) const {
     float* v = at + padded_rows(T) * key_row;
@@ -310,7 +316,8 @@ void run_whole(const AttentionBackward& f, const Plan& plan, float* workspace) {
   const int64_t T = f.sizes.T, G = f.sizes.G;
   parallel_items(plan.pairs, [&](int64_t pair, int worker) {
     const int64_t b = pair / G, g = pair % G;
-    float* at = workspace + worker * (plan.keys + plan.queries + plan.sums + plan.block);
+    const SeenBounds bounds = bounds_of(workspace, T, b);
+    float* at = workspace + plan.bounds + worker * (plan.keys + plan.queries + plan.sums + plan.block);
     const PackedKeys keys = plan.packed_keys(at, T);
     const PackedQueries queries = plan.packed_queries(at += plan.keys, T);
     float *dk = at += plan.queries, *dv = dk + padded_rows(T) * plan.key_row, *scratch = dk + plan.sums;
@@ -318,7 +325,7 @@ void run_whole(const AttentionBackward& f, const Plan& plan, float* workspace) {
     for (int64_t k0 = 0; k0 < T; k0 += kKeys) ATTNEDIT_BEST(attention_pack_keys)(f, b, g, k0, keys);
     for (int64_t h = g * plan.rep; h < (g + 1) * plan.rep; ++h) {
       for (int64_t q0 = 0; q0 < T; q0 += kQueries) ATTNEDIT_BEST(attention_pack_queries)(f, b, h, q0, queries, scratch);
-      ATTNEDIT_BEST(attention_backward_head)(f, b, h, keys, queries, dk, dv, scratch);
+      ATTNEDIT_BEST(attention_backward_head)(f, bounds, b, h, keys, queries, dk, dv, scratch);
     }
     ATTNEDIT_BEST(attention_store_keys)(f, b, g, 0, T, dk, dv);
   });
@@ -327,11 +334,11 @@ void run_whole(const AttentionBackward& f, const Plan& plan, float* workspace) {
 void run_halves(const AttentionBackward& f, const Plan& plan, float* workspace) {
   const int64_t T = f.sizes.T, H = f.sizes.H, G = f.sizes.G;
   const int64_t heads = plan.pairs * plan.rep, pair_stride = plan.keys + plan.rep * plan.queries;
-  float* scratch = workspace + plan.pairs * pair_stride;
-  const auto keys_of = [&](int64_t pair) { return plan.packed_keys(workspace + pair * pair_stride, T); };
+  float *packed = workspace + plan.bounds, *scratch = packed + plan.pairs * pair_stride;
+  const auto bounds = [&](int64_t b) { return bounds_of(workspace, T, b); };
+  const auto keys_of = [&](int64_t pair) { return plan.packed_keys(packed + pair * pair_stride, T); };
   const auto queries_of = [&](int64_t head) {
-    return plan.packed_queries(workspace + head / plan.rep * pair_stride + plan.keys + head % plan.rep * plan.queries,
-                               T);
+    return plan.packed_queries(packed + head / plan.rep * pair_stride + plan.keys + head % plan.rep * plan.queries, T);
   };
   parallel_items(plan.pairs * plan.key_blocks, [&](int64_t item, int) {
     const int64_t pair = item / plan.key_blocks;
@@ -350,13 +357,13 @@ void run_halves(const AttentionBackward& f, const Plan& plan, float* workspace) 
     float *dv = dk + kKeys * plan.key_row, *rest = dk + plan.sums;
     std::fill(dk, rest, 0.f);
     for (int64_t head = pair * plan.rep; head < (pair + 1) * plan.rep; ++head) ATTNEDIT_BEST(attention_backward_keys)
-    (f, head / H, head % H, k0, keys_of(pair), queries_of(head), dk, dv, rest);
+    (f, bounds(head / H), head / H, head % H, k0, keys_of(pair), queries_of(head), dk, dv, rest);
     ATTNEDIT_BEST(attention_store_keys)(f, pair / G, pair % G, k0, std::min(kKeys, T - k0), dk, dv);
   });
   parallel_items(heads * plan.query_blocks, [&](int64_t item, int worker) {
     const int64_t head = item % heads, q0 = (plan.query_blocks - 1 - item / heads) * kQueries;
     ATTNEDIT_BEST(attention_backward_queries)
-    (f, head / H, head % H, q0, keys_of(head / plan.rep), queries_of(head),
+    (f, bounds(head / H), head / H, head % H, q0, keys_of(head / plan.rep), queries_of(head),
      scratch + worker * (plan.sums + plan.block));
   });
 }
@@ -368,15 +375,16 @@ int64_t attention_backward_workspace(int64_t B, int64_t T, int64_t H, int64_t G,
 }
 
 Task attention_backward(View<const float, 4> dy, View<const float, 4> q, View<const float, 4> k, View<const float, 4> v,
-                        View<const float, 4> gate, AttentionOptions options, View<const float, 4> o,
-                        View<const float, 3> lse, View<float, 4> dq, View<float, 4> dk, View<float, 4> dv,
-                        View<float, 4> dgate, View<float, 1> workspace) {
+                        View<const float, 4> gate, View<const int32_t, 2> starts, AttentionOptions options,
+                        View<const float, 4> o, View<const float, 3> lse, View<float, 4> dq, View<float, 4> dk,
+                        View<float, 4> dv, View<float, 4> dgate, View<float, 1> workspace) {
   const char* op = "attention_backward";
   const AttentionSizes sizes = checked_sizes(op, q, k, v, gate, options);
   const int64_t B = q.dim(0), T = q.dim(1), H = q.dim(2), G = k.dim(2), K = q.dim(3), Kv = v.dim(3);
   check_shape(op, "dy", dy, {B, T, H, Kv});
   check_shape(op, "o", o, {B, T, H, Kv});
   check_shape(op, "lse", lse, {B, H, T});
+  check_starts(op, starts, B, T);
   check_shape(op, "dq", dq, q.shape);
   check_shape(op, "dk", dk, k.shape);
   check_shape(op, "dv", dv, v.shape);
@@ -387,9 +395,11 @@ Task attention_backward(View<const float, 4> dy, View<const float, 4> q, View<co
 
   const AttentionBackward f{sizes,    dy.data, q.data,  k.data,  v.data,     gate.data,    o.data,
                             lse.data, dq.data, dk.data, dv.data, dgate.data, options.scale};
-  const double pairs_seen = q.dim(0) * q.dim(2) * visible_pairs(q.dim(1), options.window);
-  return Task([=] { (plan.halves ? run_halves : run_whole)(f, plan, workspace.data); })
-      .needing(2 * pairs_seen * (3 * q.dim(3) + 2 * v.dim(3)));
+  return Task([=] {
+           fill_bounds(starts, options.window, B, T, workspace.data);
+           (plan.halves ? run_halves : run_whole)(f, plan, workspace.data);
+         })
+      .needing(2 * H * visible_pairs(starts, options.window, B, T) * (3 * K + 2 * Kv));
 }
 
 }  // namespace attnedit::kernels

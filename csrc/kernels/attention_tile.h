@@ -8,10 +8,15 @@ namespace attnedit::kernels {
 
 struct AttentionSizes {
   int64_t T, H, G, K, Kv;
-  int64_t window;      // 1 <= window <= T
   int64_t gate_width;  // 1 or Kv; 0 without a gate
   bool softplus;       // the gate's activation; otherwise sigmoid
   bool pairs;          // products of bfloat16 pairs (simd/tile.h)
+};
+
+// What a window and documents leave, of one batch row: query t sees the keys [first_key[t], t], key j is seen by the
+// queries [j, end_query[j]). Neither ever falls, so that a block's range follows from its first and its last row.
+struct SeenBounds {
+  int32_t *first_key, *end_query;
 };
 
 namespace {
@@ -24,6 +29,15 @@ constexpr int64_t kLine = 16;    // floats in a cache line
 constexpr float kUnseen = -1e30f;
 
 [[maybe_unused]] constexpr int64_t whole_lines(int64_t n) { return (n + kLine - 1) / kLine * kLine; }
+[[maybe_unused]] constexpr int64_t padded_rows(int64_t T) { return (T + kWidest - 1) / kWidest * kWidest; }
+
+// In a workspace, which is of floats: a panel of queries reads whole vectors of bounds, past the last query too.
+static_assert(sizeof(int32_t) == sizeof(float));
+[[maybe_unused]] constexpr int64_t bounds_floats(int64_t B, int64_t T) { return 2 * B * padded_rows(T); }
+[[maybe_unused]] inline SeenBounds bounds_of(float* at, int64_t T, int64_t b) {
+  auto* first_key = reinterpret_cast<int32_t*>(at) + 2 * b * padded_rows(T);
+  return {first_key, first_key + padded_rows(T)};
+}
 
 }  // namespace
 }  // namespace attnedit::kernels
@@ -35,8 +49,8 @@ namespace attnedit::kernels {
 namespace {
 
 // The keys that queries [t, t + count) see, counted from key k0 and cut to the n keys there.
-inline Band keys_seen(const AttentionSizes& s, int64_t t, int64_t count, int64_t k0, int64_t n) {
-  return {most(0, t - s.window + 1 - k0), least(n, t + count - k0)};
+inline Band keys_seen(SeenBounds bounds, int64_t t, int64_t count, int64_t k0, int64_t n) {
+  return {most(0, bounds.first_key[t] - k0), least(n, t + count - k0)};
 }
 
 inline Vec sigmoid(Vec x) { return 1.f / (1.f + exp(-max(splat(-87.f), x))); }
@@ -85,6 +99,8 @@ inline Vec sigmoid(Vec x) { return 1.f / (1.f + exp(-max(splat(-87.f), x))); }
 }  // namespace attnedit::kernels
 
 #else
+#include <algorithm>
+
 #include "kernels/attention.h"
 #include "runtime/check.h"
 #include "tensor/check_shape.h"
@@ -109,6 +125,43 @@ inline void check_gate(const char* op, View<const float, 4> gate, std::array<int
                  " or ", to_string(o), ", got ", to_string(gate.shape));
 }
 
+inline void check_starts(const char* op, View<const int32_t, 2> starts, int64_t B, int64_t T) {
+  if (!starts) return;
+  check_shape(op, "starts", starts, {B, T});
+  for (int64_t n = 0; n < B * T; ++n) {
+    const int64_t t = n % T, least = t > 0 ? starts.data[n - 1] : 0;
+    ATTNEDIT_CHECK(starts.data[n] >= least && starts.data[n] <= t, op, "starts must lie in [", least, ", ", t,
+                   "] at position ", t, " of row ", n / T, ", got ", starts.data[n]);
+  }
+}
+
+inline int64_t first_key(View<const int32_t, 2> starts, int64_t window, int64_t T, int64_t b, int64_t t) {
+  const int64_t start = starts ? starts.data[b * T + t] : 0;
+  return window > 0 ? std::max(start, t - window + 1) : start;
+}
+
+// Pairs of a query and a key that see each other, of one head of all batch rows.
+inline double visible_pairs(View<const int32_t, 2> starts, int64_t window, int64_t B, int64_t T) {
+  double pairs = 0;
+  for (int64_t b = 0; b < B; ++b)
+    for (int64_t t = 0; t < T; ++t) pairs += double(t - first_key(starts, window, T, b, t) + 1);
+  return pairs;
+}
+
+inline void fill_bounds(View<const int32_t, 2> starts, int64_t window, int64_t B, int64_t T, float* at) {
+  for (int64_t b = 0; b < B; ++b) {
+    const SeenBounds bounds = bounds_of(at, T, b);
+    int64_t first = 0, j = 0;
+    for (int64_t t = 0; t < T; ++t) {
+      first = first_key(starts, window, T, b, t);
+      for (; j < first; ++j) bounds.end_query[j] = static_cast<int32_t>(t);
+      bounds.first_key[t] = static_cast<int32_t>(first);
+    }
+    for (; j < T; ++j) bounds.end_query[j] = static_cast<int32_t>(T);
+    for (int64_t t = T; t < padded_rows(T); ++t) bounds.first_key[t] = static_cast<int32_t>(first);
+  }
+}
+
 inline AttentionSizes checked_sizes(const char* op, View<const float, 4> q, View<const float, 4> k,
                                     View<const float, 4> v, View<const float, 4> gate, AttentionOptions options) {
   const auto [B, T, H, K] = q.shape;
@@ -117,13 +170,11 @@ inline AttentionSizes checked_sizes(const char* op, View<const float, 4> q, View
   check_shape(op, "v", v, {B, T, G, Kv});
   check_heads(op, H, G);
   check_gate(op, gate, {B, T, H, Kv});
-  const bool windowed = options.window > 0 && options.window < T;
   return {T,
           H,
           G,
           K,
           Kv,
-          windowed ? options.window : T,
           gate ? gate.dim(3) : 0,
           options.activation == GateActivation::kSoftplus,
           options.compute == Compute::kBFloat16};

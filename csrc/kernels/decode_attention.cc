@@ -8,7 +8,7 @@ namespace {
 
 Decode plan(int64_t S, int64_t H, int64_t G, int64_t K, int64_t Kv) {
   Decode d{};
-  d.sizes = {1, H, G, K, Kv, S, 0, false, false};
+  d.sizes = {1, H, G, K, Kv, 0, false, false};
   d.S = S;
   d.separate_values = true;
   return planned(d);

@@ -8,7 +8,7 @@ namespace {
 
 Decode plan(int64_t T, int64_t S, int64_t H, int64_t R, int64_t P) {
   Decode d{};
-  d.sizes = {T, H, 1, R + P, R, S, 0, false, false};
+  d.sizes = {T, H, 1, R + P, R, 0, false, false};
   d.S = S;
   d.rest = P;
   return planned(d);

@@ -23,16 +23,26 @@ from attnedit.tensor import Array, Tensor, tensor
 class States:
     """Hidden states of rows int32 [R, T]. The same call on a folder that has some of them continues with those.
 
+    starts, like tokens: where each token's document begins, if a row holds several (ops.attention).
     With dtype bfloat16 the teacher's stream is rounded where it is stored: behind every layer and every attention.
     """
 
-    def __init__(self, teacher: Decoder, tokens: Array, folder: Path, dtype: StateDtype = "float32") -> None:
-        self.teacher, self.tokens, self.layer = teacher, tokens, 0
+    def __init__(
+        self,
+        teacher: Decoder,
+        tokens: Array,
+        folder: Path,
+        dtype: StateDtype = "float32",
+        starts: Array | None = None,
+    ) -> None:
+        self.teacher, self.tokens, self.layer, self._starts = teacher, tokens, 0, starts
         self._folder, self._dtype = folder, dtype
         self.shape = (tokens.shape[0], tokens.shape[1], teacher.config.hidden_size)
         per_pass = max(1, PASS_TOKENS // tokens.shape[1])
         self.passes = [np.arange(i, min(i + per_pass, len(tokens))) for i in range(0, len(tokens), per_pass)]
         digest = hashlib.sha256(np.ascontiguousarray(tokens).tobytes())
+        if starts is not None:
+            digest.update(np.ascontiguousarray(starts).tobytes())
         digest.update(f"{tokens.shape} {teacher.config} {current_compute()}".encode())
         self._meaning = digest.hexdigest()
         self._hidden = self._store("hidden")
@@ -61,9 +71,13 @@ class States:
         block = self.teacher.layers[self.layer]
         for rows in self.passes:
             if self._level(self._targets, rows) != self.layer:
-                output = _attention(block, tensor(self.hidden(rows))).numpy()
+                output = _attention(block, tensor(self.hidden(rows)), self.starts(rows)).numpy()
                 self._targets.write(int(rows[0]), output, self.layer)
         give_back_all(block)
+
+    def starts(self, rows: Array) -> Array | None:
+        """The document_starts of these rows."""
+        return None if self._starts is None else np.ascontiguousarray(self._starts[rows])
 
     def hidden(self, rows: Array) -> Array:
         """float32 [n, T, D] before the layer."""
@@ -110,7 +124,7 @@ class States:
         with no_grad():
             output = self._known_target(rows, at)
             if output is None:
-                output = self._hidden.rounded(_attention(block, h).numpy())
+                output = self._hidden.rounded(_attention(block, h, self.starts(rows)).numpy())
             after = block.after_attention(h, tensor(output)).numpy()
         self._hidden.write(int(rows[0]), after, at + 1)
         return True
@@ -140,6 +154,6 @@ class States:
         store.forget(next(rows for rows in self.passes if damage.row in rows))
 
 
-def _attention(block: Block, h: Tensor) -> Tensor:
+def _attention(block: Block, h: Tensor, starts: Array | None) -> Tensor:
     with no_grad():
-        return block.self_attn(block.input_layernorm(h))
+        return block.self_attn(block.input_layernorm(h), document_starts=starts)

@@ -62,24 +62,30 @@ def grouped(batches: Sequence[Array], models: Sequence[Decoder]) -> Iterator[lis
 
 
 def forward(
-    models: Sequence[Decoder], batches: Sequence[Array], seconds: list[float] | None = None
+    models: Sequence[Decoder],
+    batches: Sequence[Array],
+    seconds: list[float] | None = None,
+    starts: Sequence[Array | None] | None = None,
 ) -> list[list[Tensor]]:
     """Every model's hidden states [B, T, D] after the final norm, for every batch of tokens: the weights are read once.
 
-    seconds, one number a model, gathers the time that each took. Nothing is recorded on the tape.
+    seconds, one number a model, gathers the time that each took; starts, one a batch, are document_starts. Nothing is
+    recorded on the tape.
     """
     if len({model.config.num_hidden_layers for model in models}) > 1:
         clocks = [[0.0] for _ in models]
-        alone = [forward([model], batches, clock)[0] for model, clock in zip(models, clocks, strict=True)]
+        alone = [forward([model], batches, clock, starts)[0] for model, clock in zip(models, clocks, strict=True)]
         for i, clock in enumerate(clocks if seconds is not None else []):
             seconds[i] += clock[0]  # type: ignore[index]
         return alone
     hidden: list[list[Tensor]] = [[] for _ in models]
 
-    def turn(m: int, module: Callable[[Any], Tensor], inputs: Sequence[Any]) -> None:
+    def turn(
+        m: int, module: Callable[..., Tensor], inputs: Sequence[Any], starts: Sequence[Array | None] | None = None
+    ) -> None:
         begun = time.perf_counter()
         for b, x in enumerate(inputs):
-            hidden[m][b : b + 1] = [module(x)]
+            hidden[m][b : b + 1] = [module(x) if starts is None else module(x, document_starts=starts[b])]
         runtime.synchronize()
         if seconds is not None:
             seconds[m] += time.perf_counter() - begun
@@ -91,7 +97,7 @@ def forward(
         give_back_all(*(model.embed_tokens for model in models))
         for blocks in layers(*models):
             for m, block in enumerate(blocks):
-                turn(m, block, hidden[m])
+                turn(m, block, hidden[m], starts)
         for m, model in enumerate(models):
             turn(m, model.norm, hidden[m])
     return hidden

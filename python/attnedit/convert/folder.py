@@ -1,6 +1,5 @@
 """The run folder: who owns it, what it was made from, and the small results that a continued run reads again."""
 
-import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from attnedit.checkpoint import atomic_write, read_object
 
-PROVENANCE, LOCK = "provenance.json", ".lock"
+PROVENANCE, LOCK, TOKENS = "provenance.json", ".lock", "tokens"
 
 
 def require_ours(folder: Path) -> None:
@@ -21,7 +20,9 @@ def require_ours(folder: Path) -> None:
     if not folder.is_dir() or (folder / PROVENANCE).exists():
         return
     # A run that was killed before it wrote its provenance leaves only these.
-    others = [p.name for p in folder.iterdir() if p.name != LOCK and not p.name.startswith(f".{PROVENANCE}.")]
+    others = [
+        p.name for p in folder.iterdir() if p.name not in (LOCK, TOKENS) and not p.name.startswith(f".{PROVENANCE}.")
+    ]
     if others:
         raise FileExistsError(
             f"[convert] run must be a new or empty folder or a run of attnedit; {folder} holds {min(others)}"
@@ -76,11 +77,3 @@ def kept(path: Path, compute: Callable[[], dict[str, Any]], names: Collection[st
     if not result.keys() >= set(names):
         raise ValueError(f"[convert] {path} is not a result of this version; remove it to compute it again")
     return result
-
-
-def text_hash(documents: list[str]) -> str:
-    digest = hashlib.sha256()
-    for document in documents:
-        digest.update(document.encode())
-        digest.update(b"\0")
-    return digest.hexdigest()

@@ -13,20 +13,31 @@ import yaml
 from pydantic import Field, PlainValidator
 
 from attnedit.checked import Positive, Text, checked, shown
+from attnedit.data import Source
 from attnedit.distill import LayerwiseOptions, ModelwiseOptions
 from attnedit.edit import MLA, GateSWA
 
 TARGETS: dict[str, type[MLA] | type[GateSWA]] = {"mla": MLA, "gate_swa": GateSWA}
 MOST_ALIASES = 16  # nested, they repeat what they name some hundred times at most
-Patterns = Annotated[list[Text], Field(min_length=1)]
+
+
+def _entry(values: Any) -> str | Source:
+    if isinstance(values, Mapping):
+        return checked(Source, values, "data: ")
+    if not isinstance(values, str) or not values or "\0" in values:
+        raise ValueError(f"data: text must be a path or a mapping with files, got {shown(values)}")
+    return values
+
+
+Entries = Annotated[list[Annotated[str | Source, PlainValidator(_entry)]], Field(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
     """Text to train and to evaluate on."""
 
-    train: Patterns
-    heldout: Patterns | None = None  # default: a share of the documents
+    train: Entries  # files, folders or globs; or mappings with files, field, separator and weight
+    heldout: Entries | None = None  # default: a share of the documents
     heldout_share: Annotated[float, Field(gt=0, lt=1)] = 0.02
     # between documents; default: a file is a document
     separator: Annotated[str, Field(min_length=1)] | None = None
@@ -60,8 +71,13 @@ class Recipe:
     def beside(self, folder: Path) -> "Recipe":
         """With absolute paths, for a recipe that lies in folder."""
 
-        def patterns(written: list[str]) -> list[str]:
-            return [_absolute_pattern(folder, pattern) for pattern in written]
+        def patterns(written: list[str | Source]) -> list[str | Source]:
+            return [
+                _absolute_pattern(folder, entry)
+                if isinstance(entry, str)
+                else replace(entry, files=[_absolute_pattern(folder, pattern) for pattern in entry.files])
+                for entry in written
+            ]
 
         heldout = None if self.data.heldout is None else patterns(self.data.heldout)
         return replace(
@@ -100,9 +116,9 @@ class Recipe:
 
 
 def _absolute_pattern(folder: Path, pattern: str) -> str:
-    """A folder whose own name holds brackets is no glob, and neither is a file that is there by that very name."""
+    """A folder whose own name holds brackets is no glob, and neither is what is there by that very name."""
     asked = os.path.expanduser(pattern)
-    if os.path.isabs(asked) or (folder / asked).is_file():
+    if os.path.isabs(asked) or (folder / asked).exists():
         return os.path.join(folder.absolute(), asked)
     return os.path.join(glob.escape(str(folder.absolute())), asked)
 

@@ -5,6 +5,7 @@ run/  provenance.json recipe.yaml   corpus and teacher hashes, the resolved reci
       layerwise/layer_000/ ...      phase 1: attention, metrics.jsonl, result.json, or the state of the layer in work
       layerwise/activations/        the teacher's hidden states while phase 1 runs
       modelwise/                    phase 2: state, metrics.jsonl
+      tokens/                       the text as tokens, as far as it was needed
       evaluations/*.json            teacher and student on the held-out text, after each step
       student/                      the edited model, a folder that loads
       report.json report.md plots
@@ -21,8 +22,8 @@ import attnedit
 from attnedit import distill, runtime
 from attnedit.checkpoint import Checkpoint, atomic_write, read_object
 from attnedit.compute import compute
-from attnedit.convert.corpus import Corpus, read_corpus, read_texts
-from attnedit.convert.folder import PROVENANCE, kept, owned, require_ours, require_same_inputs
+from attnedit.convert.corpus import Corpus, find_texts, open_corpus
+from attnedit.convert.folder import PROVENANCE, TOKENS, kept, owned, require_ours, require_same_inputs
 from attnedit.convert.plan import in_bytes, plan
 from attnedit.convert.progress import Progress
 from attnedit.convert.recipe import Recipe
@@ -58,7 +59,7 @@ def convert(recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
     run = Path(recipe.run)
     require_ours(run)
     require_same_inputs(run, {"version": attnedit.__version__, "recipe": recipe.decisive()})
-    tokenizer, texts = Tokenizer(recipe.teacher), read_texts(recipe)
+    tokenizer, texts = Tokenizer(recipe.teacher), find_texts(recipe)
     inputs = {
         "version": attnedit.__version__,
         "recipe": recipe.decisive(),
@@ -67,18 +68,18 @@ def convert(recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
         "corpus": texts.fingerprint,
     }
     require_same_inputs(run, inputs)
-    if texts.warning is not None:
-        progress.warn(texts.warning)
     if all((run / name).exists() for name in ("student/config.json", "report.json", "report.md")):
         progress.say(f"{run} is finished; nothing was computed again")
         return dict(json.loads((run / "report.json").read_text()))
     teacher = load(recipe.teacher)
-    corpus = read_corpus(texts, recipe.sequence_length, tokenizer, teacher.config)
-    for options in (recipe.layerwise, recipe.modelwise):
-        require_rows(corpus.train, steps_for(options.tokens, recipe.sequence_length, options.batch_tokens).rows)
     progress.say(f"{recipe.teacher}: {teacher!r}")
-    progress.say(f"{len(corpus.train):,} rows of {recipe.sequence_length} tokens, {len(corpus.heldout):,} held out")
-    with owned(run):
+    vocabulary = teacher.config.vocab_size
+    with owned(run), open_corpus(recipe, texts, tokenizer, vocabulary, run / TOKENS) as corpus:
+        for options in (recipe.layerwise, recipe.modelwise):
+            require_rows(corpus.train, steps_for(options.tokens, recipe.sequence_length, options.batch_tokens).rows)
+        progress.say(f"rows of {recipe.sequence_length} tokens, {len(corpus.heldout):,} documents held out")
+        if corpus.warning is not None:
+            progress.warn(corpus.warning)
         require_same_inputs(run, inputs)
         atomic_write(run / PROVENANCE, json.dumps(inputs, indent=1))
         atomic_write(run / "recipe.yaml", yaml.safe_dump(recipe.resolved(), sort_keys=False))

@@ -1,21 +1,49 @@
 """Text -> tokens -> packed rows -> batches that a resumed run gets again. Knows no model."""
 
-from attnedit.data.batches import Batches, pad_batches, require_rows
+from attnedit.data.batches import (
+    Batches,
+    TrainingRows,
+    available,
+    draw,
+    pad_batches,
+    require_rows,
+    row_length,
+    starts_of,
+    tokens_of,
+)
 from attnedit.data.chat_template import ChatTemplate, read_messages
-from attnedit.data.documents import read_documents, split_heldout
-from attnedit.data.rows import Rows, heldout_rows, pack
+from attnedit.data.documents import Part, Source, digest, is_heldout, no_text, parts, read_documents, split_heldout
+from attnedit.data.files import fingerprint
+from attnedit.data.rows import Rows, heldout_rows, joined, pack
+from attnedit.data.stream import Shard, StreamedRows
 from attnedit.data.tokenizer import Tokenizer
 
 __all__ = [
     "Batches",
     "ChatTemplate",
+    "Part",
     "Rows",
+    "Shard",
+    "Source",
+    "StreamedRows",
     "Tokenizer",
+    "TrainingRows",
+    "available",
+    "digest",
+    "draw",
+    "fingerprint",
     "heldout_rows",
+    "is_heldout",
+    "joined",
+    "no_text",
     "pack",
     "pad_batches",
+    "parts",
     "read_documents",
     "read_messages",
     "require_rows",
+    "row_length",
     "split_heldout",
+    "starts_of",
+    "tokens_of",
 ]

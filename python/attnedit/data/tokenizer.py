@@ -2,8 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from attnedit.data.qwen_bpe import byte_level_bpe
 from attnedit.data.rows import Array
 
 DOCUMENTS_AT_A_TIME = 1024
+CHARACTERS_AT_A_TIME = 1 << 21
 END_OF_TEXT = "<|endoftext|>"
 
 
@@ -71,12 +74,19 @@ class Tokenizer:
 
     def encode_documents(self, documents: Sequence[str]) -> list[Array]:
         """Each document's tokens, int32. A special token's name in the text becomes that token, as in transformers."""
-        encoded: list[Array] = []
-        for i in range(0, len(documents), DOCUMENTS_AT_A_TIME):
-            part = list(documents[i : i + DOCUMENTS_AT_A_TIME])
-            for encoding in self._tokenizer.encode_batch_fast(part, add_special_tokens=False):
-                encoded.append(np.array(self._prefix + encoding.ids, np.int32))
-        return encoded
+        return list(self.encode_stream(documents))
+
+    def encode_stream(self, documents: Iterable[str]) -> Iterator[Array]:
+        """The same one by one, in little memory: while some are taken, the library encodes the next on all cores."""
+        encode = partial(self._tokenizer.encode_batch_fast, add_special_tokens=False)
+        with ThreadPoolExecutor(1) as worker:
+            waiting: Future[list[Any]] | None = None
+            for part in chain(_batched(documents), [None]):
+                following = None if part is None else worker.submit(encode, part)
+                if waiting is not None:
+                    for encoding in waiting.result():
+                        yield np.array(self._prefix + encoding.ids, np.int32)
+                waiting = following
 
     def apply_chat_template(
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **more: Any
@@ -137,6 +147,19 @@ class Tokenizer:
         if found is None:
             raise ValueError(f"[tokenizer] {key} {token!r} is not in the vocabulary")
         return found
+
+
+def _batched(documents: Iterable[str]) -> Iterator[list[str]]:
+    part: list[str] = []
+    characters = 0
+    for document in documents:
+        part.append(document)
+        characters += len(document)
+        if len(part) == DOCUMENTS_AT_A_TIME or characters >= CHARACTERS_AT_A_TIME:
+            yield part
+            part, characters = [], 0
+    if part:
+        yield part
 
 
 def _loaded(path: Path) -> Any:

@@ -20,7 +20,7 @@ from attnedit import ops
 from attnedit.activations import StateDtype, States
 from attnedit.autograd import no_grad, total
 from attnedit.checkpoint import atomic_write, read_object, write_arrays
-from attnedit.data import Batches
+from attnedit.data import Batches, TrainingRows, draw, row_length, starts_of, tokens_of
 from attnedit.distill.budget import (
     Auto,
     Rate,
@@ -68,7 +68,7 @@ class LayerResult:
 def layerwise(
     student: Decoder,
     teacher: Decoder,
-    tokens: Array,
+    tokens: TrainingRows,
     options: LayerwiseOptions = LayerwiseOptions(),
     layers: Sequence[int] | None = None,
     folder: Path | None = None,
@@ -77,7 +77,8 @@ def layerwise(
 ) -> list[LayerResult]:
     """Trains the attention of the edited `layers` (default: all) in place.
 
-    tokens: int32 [R, T], the training rows. folder: where state is kept, so that the same call continues after a kill.
+    tokens: the training rows, int32 [R, T] or with documents told apart. folder: where state is kept, so that the same
+    call continues after a kill.
     on_step(layer, step, steps, loss) follows the progress.
     """
     edited = edited_layers(student, teacher)
@@ -86,8 +87,7 @@ def layerwise(
         raise ValueError(f"[layerwise] layers must be among the edited ones {edited}, got {chosen}")
     if not chosen:
         return []
-    rows_needed = min(len(tokens), -(-options.tokens // tokens.shape[1]))
-    picked = np.sort(np.random.default_rng((seed, 1)).permutation(len(tokens))[:rows_needed])
+    picked = draw(tokens, -(-options.tokens // row_length(tokens)), seed)
     kept = {layer: None if folder is None else folder / f"layer_{layer:03d}" for layer in chosen}
     results = {layer: found for layer in chosen if (found := _finished(student, layer, kept[layer])) is not None}
     waiting = [layer for layer in chosen if layer not in results]
@@ -96,7 +96,8 @@ def layerwise(
             scratch = None if folder is None else folder / "activations"
             if scratch is None:
                 scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="attnedit-")))
-            states = States(teacher, tokens[picked], scratch, options.activations)
+            starts = starts_of(tokens, picked)
+            states = States(teacher, tokens_of(tokens, picked), scratch, options.activations, starts)
             for layer in waiting:
                 states.advance(layer)
                 states.attend()
@@ -152,7 +153,8 @@ def _train_layer(
             for part in plan.passes:
                 share = len(rows[part]) / len(rows)
                 u, a_teacher = _batch(block, states, rows[part])
-                error = ops.fused_mse(attention(u), a_teacher, full((u.size // u.shape[-1],), share))
+                a = attention(u, document_starts=states.starts(rows[part]))
+                error = ops.fused_mse(a, a_teacher, full((u.size // u.shape[-1],), share))
                 loss = total(loss, descend({"nmse": error.loss})["nmse"].array)
             assert loss is not None
             return {"nmse": Tensor(loss)}
@@ -193,6 +195,7 @@ def nmse(block: Block, states: States) -> float:
     with no_grad():
         for i in range(0, len(rows), per_pass):
             u, a_teacher = _batch(block, states, rows[i : i + per_pass])
-            part = ops.fused_mse(block.self_attn(u), a_teacher, full((u.size // u.shape[-1],), 1.0)).energy.numpy()
+            a = block.self_attn(u, document_starts=states.starts(rows[i : i + per_pass]))
+            part = ops.fused_mse(a, a_teacher, full((u.size // u.shape[-1],), 1.0)).energy.numpy()
             error, energy = error + float(part[0]), energy + float(part[1])
     return error / max(energy, 1e-30)

@@ -16,7 +16,7 @@ from pydantic import Field
 from attnedit import ops
 from attnedit.activations import forward, give_back_all, grouped
 from attnedit.autograd import no_grad, total
-from attnedit.data import Batches
+from attnedit.data import Batches, TrainingRows, available, row_length, starts_of, tokens_of
 from attnedit.distill.budget import Auto, Rate, Share, Tokens, edited_layers, modelwise_rate, steps_for
 from attnedit.distill.loop import Losses, Metrics, NotFinite, Saved, descend, train
 from attnedit.distill.optimizer import Method, Optimizer, trainable
@@ -59,13 +59,14 @@ class ModelwiseResult:
 def modelwise(
     student: Decoder,
     teacher: Decoder,
-    tokens: Array,
+    tokens: TrainingRows,
     options: ModelwiseOptions = ModelwiseOptions(),
     folder: Path | None = None,
     seed: int = 0,
     on_step: Callable[[int, int, dict[str, float]], None] | None = None,
 ) -> ModelwiseResult:
-    """Trains the student in place on rows int32 [R, T]; with a folder, the same call continues after a kill.
+    """Trains the student in place on rows, int32 [R, T] or with documents told apart; with a folder, the same call
+    continues after a kill.
 
     A phase never ends worse than it began: if KL on a few training rows has risen, the start is put back.
     """
@@ -76,23 +77,24 @@ def modelwise(
     parameters, multipliers = _choose(student, edited, options)
     start = {path: parameter.numpy().copy() for path, parameter in parameters.items()}
     optimizer = Optimizer(parameters, options.optimizer, clip=options.clip, multipliers=multipliers)
-    plan = steps_for(options.tokens, tokens.shape[1], options.batch_tokens)
+    plan = steps_for(options.tokens, row_length(tokens), options.batch_tokens)
     rate = float(modelwise_rate(teacher, edited, before) if options.learning_rate == "auto" else options.learning_rate)
     batches = Batches(tokens, plan.rows, seed)
     layers = student.config.num_hidden_layers
 
     def losses_of(step: int) -> Losses:
-        rows = batches.batch(step)
+        rows, starts = batches.batch(step), batches.starts(step)
         sums: dict[str, Array | None] = {}
         for part in plan.passes:
             batch = np.ascontiguousarray(rows[part])
+            begins = None if starts is None else starts[part]
             share = full((batch.size,), 1 / rows.size)
             with_features = options.feature_weight > 0
             theirs: list[Tensor] | None = [] if with_features else None
             ours: list[Tensor] | None = [] if with_features else None
             with no_grad():
-                target = teacher(batch, theirs)
-            hidden = student(batch, ours, options.recompute)
+                target = teacher(batch, theirs, document_starts=begins)
+            hidden = student(batch, ours, options.recompute, document_starts=begins)
             kl = ops.fused_kl(
                 hidden, student.head, target, teacher.head, share, options.divergence, options.temperature
             )
@@ -122,13 +124,16 @@ def modelwise(
     return ModelwiseResult(before, after, after <= before, rate, plan.steps, plan.rows)
 
 
-def probe_kl(student: Decoder, teacher: Decoder, tokens: Array) -> float:
+def probe_kl(student: Decoder, teacher: Decoder, tokens: TrainingRows) -> float:
     """KL(teacher || student), nats per token, on the first rows."""
     sum_kl = 0.0
-    rows = tokens[:PROBE_ROWS]
+    first = slice(0, available(tokens, PROBE_ROWS))
+    rows, starts = tokens_of(tokens, first), starts_of(tokens, first)
+    begins = [None if starts is None else starts[i : i + 1] for i in range(len(rows))]
     with no_grad():
         for group in grouped([np.ascontiguousarray(row[None]) for row in rows], (student, teacher)):
-            for ours, theirs in zip(*forward((student, teacher), group), strict=True):
+            taken, begins = begins[: len(group)], begins[len(group) :]
+            for ours, theirs in zip(*forward((student, teacher), group, starts=taken), strict=True):
                 weights = full((ours.size // ours.shape[-1],), 1 / rows.size)
                 sum_kl += ops.fused_kl(ours, student.head, theirs, teacher.head, weights).loss.item()
     give_back_all(teacher.lm_head or teacher.embed_tokens)

@@ -1,6 +1,6 @@
 """Teacher -> student: what the edit leaves alone is shared, the new attention is initialised from the old."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
@@ -12,6 +12,7 @@ from attnedit import ops
 from attnedit.activations import forward, give_back_all, layers, passes
 from attnedit.autograd import no_grad
 from attnedit.checkpoint import write_arrays
+from attnedit.data import TrainingRows, available, row_length, starts_of, tokens_of
 from attnedit.edit.identity_gate import identity_gate
 from attnedit.edit.regression import LatentDims, SourceAttention, regression_latent
 from attnedit.edit.starts import random_latent, svd_latent
@@ -29,7 +30,7 @@ SHORTLIST = 2  # candidates measured per full layer that auto picks
 def edit(
     teacher: Decoder,
     target: MLA | GateSWA,
-    calibration: Array | None = None,
+    calibration: TrainingRows | None = None,
     seed: int = 0,
     folder: Path | None = None,
 ) -> Decoder:
@@ -48,7 +49,7 @@ def edit(
     if isinstance(target, GateSWA):
         full_layers = target.fixed_full_layers(teacher.config)
         if full_layers is None:
-            full_layers = auto_full_layers(teacher, target, _rows(calibration, 'full_layers="auto"', AUTO_TOKENS))
+            full_layers = auto_full_layers(teacher, target, *_rows(calibration, 'full_layers="auto"', AUTO_TOKENS))
         return _gated(teacher, target, full_layers, folder)
     assert_never(target)
 
@@ -78,12 +79,19 @@ def _set_attention(student: Decoder, layer: int, arrays: Mapping[str, Array], fo
         attention.set_parameter(name, tensor(array))
 
 
-def _rows(calibration: Array | None, what: str, tokens: int) -> Array:
+def _rows(calibration: TrainingRows | None, what: str, tokens: int) -> tuple[Array, Array | None]:
+    """The first rows and their document_starts."""
     if calibration is None:
         raise ValueError(f"[edit] calibration must be rows of tokens for {what}, got none")
-    if calibration.ndim != 2 or calibration.size == 0:
+    if isinstance(calibration, np.ndarray) and (calibration.ndim != 2 or calibration.size == 0):
         raise ValueError(f"[edit] calibration must have shape (rows, tokens), none of them 0, got {calibration.shape}")
-    return np.ascontiguousarray(calibration[: max(1, tokens // calibration.shape[1])], dtype=np.int32)
+    first = slice(0, available(calibration, max(1, tokens // row_length(calibration))))
+    return np.ascontiguousarray(tokens_of(calibration, first), dtype=np.int32), starts_of(calibration, first)
+
+
+def _begins(starts: Array | None, batches: Sequence[object]) -> Sequence[Array | None]:
+    """The document_starts of each pass."""
+    return [None] * len(batches) if starts is None else passes(starts)
 
 
 def source_attention(attention: GQA) -> SourceAttention:
@@ -117,7 +125,12 @@ def source_attention(attention: GQA) -> SourceAttention:
 
 
 def _latent(
-    student: Decoder, teacher: Decoder, target: MLA, calibration: Array | None, seed: int, folder: Path | None
+    student: Decoder,
+    teacher: Decoder,
+    target: MLA,
+    calibration: TrainingRows | None,
+    seed: int,
+    folder: Path | None,
 ) -> None:
     """Initialises the MLA layers, from the first to the last."""
     edited = [i for i, c in enumerate(student.config.attention) if c != teacher.config.attention[i]]
@@ -129,9 +142,10 @@ def _latent(
     if last < 0:
         return
     hidden: list[Tensor] = []
+    starts: Array | None = None
     if target.init == "regression":
         with no_grad():
-            rows = _rows(calibration, 'init="regression"', CALIBRATION_TOKENS)
+            rows, starts = _rows(calibration, 'init="regression"', CALIBRATION_TOKENS)
             hidden = [teacher.embed_tokens(part) for part in passes(rows)]
         give_back_all(teacher.embed_tokens)
     for i, (block,) in enumerate(layers(teacher, end=last + 1)):
@@ -148,14 +162,18 @@ def _latent(
             dims = LatentDims(config.kv_lora_rank, config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim)
             if hidden:
                 student_freq, _ = student.config.rope.frequencies(config.qk_rope_head_dim)
-                arrays = regression_latent(source, dims, np.concatenate([u.numpy() for u in normed]), student_freq)
+                u = np.concatenate([u.numpy() for u in normed])
+                arrays = regression_latent(source, dims, u, student_freq, starts=starts)
             elif target.init == "svd":
                 arrays = svd_latent(source, dims)
             else:
                 arrays = random_latent(source, dims, np.random.default_rng((seed, i)))
             _set_attention(student, i, arrays, folder)
         with no_grad():
-            hidden = [block.after_attention(h, block.self_attn(u)) for h, u in zip(hidden, normed, strict=True)]
+            hidden = [
+                block.after_attention(h, block.self_attn(u, document_starts=begins))
+                for h, u, begins in zip(hidden, normed, _begins(starts, normed), strict=True)
+            ]
 
 
 def _gated(teacher: Decoder, target: GateSWA, full_layers: tuple[int, ...], folder: Path | None = None) -> Decoder:
@@ -173,21 +191,22 @@ def _gated(teacher: Decoder, target: GateSWA, full_layers: tuple[int, ...], fold
     return student
 
 
-def auto_full_layers(teacher: Decoder, target: GateSWA, rows: Array) -> tuple[int, ...]:
+def auto_full_layers(teacher: Decoder, target: GateSWA, rows: Array, starts: Array | None = None) -> tuple[int, ...]:
     """Which layers keep full attention: one after the other, the one that brings KL(teacher || student) down most.
 
     A layer's own error under the window shortens the list of candidates where there are many; the KL itself decides.
     """
     config = teacher.config
     count = min(GateSWA.auto_count(config), config.num_hidden_layers)
-    candidates = _by_window_error(teacher, target, rows)[: max(8, SHORTLIST * count)]
+    candidates = _by_window_error(teacher, target, rows, starts)[: max(8, SHORTLIST * count)]
     batches = passes(rows)
-    (expected,) = forward([teacher], batches)
+    begins = _begins(starts, batches)
+    (expected,) = forward([teacher], batches, starts=begins)
     chosen: tuple[int, ...] = ()
     for _ in range(count):
 
         def divergence(layer: int, chosen: tuple[int, ...] = chosen) -> float:
-            (given,) = forward([_gated(teacher, target, (*chosen, layer))], batches)
+            (given,) = forward([_gated(teacher, target, (*chosen, layer))], batches, starts=begins)
             with no_grad():
                 return sum(
                     ops.fused_kl(
@@ -200,20 +219,22 @@ def auto_full_layers(teacher: Decoder, target: GateSWA, rows: Array) -> tuple[in
     return tuple(sorted(chosen))
 
 
-def _by_window_error(teacher: Decoder, target: GateSWA, rows: Array) -> list[int]:
+def _by_window_error(teacher: Decoder, target: GateSWA, rows: Array, starts: Array | None) -> list[int]:
     """Layers by the energy-normalised error that the window alone causes in them, largest first."""
     windowed = _gated(teacher, target, ())
     errors = {}
     with no_grad():
         hidden = [teacher.embed_tokens(part) for part in passes(rows)]
+        begins = _begins(starts, hidden)
         for i, (block, other) in enumerate(layers(teacher, windowed)):
             edited, energies = windowed.config.attention[i] != teacher.config.attention[i], np.zeros(2)
             for b, h in enumerate(hidden):
                 u = block.input_layernorm(h)
-                a = block.self_attn(u)
+                a = block.self_attn(u, document_starts=begins[b])
                 if edited:
                     weights = full((u.size // u.shape[2],), 1.0)
-                    energies += ops.fused_mse(other.self_attn(u), a, weights).energy.numpy()
+                    given = other.self_attn(u, document_starts=begins[b])
+                    energies += ops.fused_mse(given, a, weights).energy.numpy()
                 hidden[b] = block.after_attention(h, a)
             if edited:
                 errors[i] = energies[0] / max(energies[1], 1e-30)

@@ -26,8 +26,11 @@ class Observed:
     output: Array  # [rows, T, D]
 
 
-def observe(source: SourceAttention, u: Array, frequencies: Float64) -> Observed:
-    """Run the source over `u` [rows, T, D], one row and head at a time; average the phases of `frequencies`."""
+def observe(source: SourceAttention, u: Array, frequencies: Float64, starts: Array | None = None) -> Observed:
+    """Run the source over `u` [rows, T, D], one row and head at a time; average the phases of `frequencies`.
+
+    starts: [rows, T], where each token's document begins; None: a row is one document.
+    """
     width = u.shape[2]
     columns = source.o_proj.reshape(width, source.num_heads, -1).swapaxes(0, 1)
     written = columns.swapaxes(1, 2) @ columns
@@ -51,7 +54,7 @@ def observe(source: SourceAttention, u: Array, frequencies: Float64) -> Observed
             if not exact:
                 product += row64.T @ x.reshape(len(row), -1)
         heads = []
-        for h, attended, v in attend_source(source, projected):
+        for h, attended, v in attend_source(source, projected, None if starts is None else starts[i]):
             here, there = as_complex(turn), as_complex(attended @ turn)
             phase[h] += (here * there.conj()).mean(0)
             out = attended @ v
@@ -118,18 +121,25 @@ def project(source: SourceAttention, row: Array) -> tuple[Array, Array, Array]:
     )
 
 
-def attend_source(source: SourceAttention, projected: tuple[Array, Array, Array]) -> Iterator[tuple[int, Array, Array]]:
+def attend_source(
+    source: SourceAttention, projected: tuple[Array, Array, Array], starts: Array | None = None
+) -> Iterator[tuple[int, Array, Array]]:
     """Head by head: its number, its attention [T, T] and the values [T, K] it reads."""
     q, k, v = projected
     turn = _turns(len(q), source.inv_freq) * np.float32(source.attention_factor)
     q, k = (_as_real(as_complex(x) * turn[:, None]) for x in (q, k))
     for h in range(source.num_heads):
         g = h // source.group
-        yield h, _causal_softmax(q[:, h] @ k[:, g].T * np.float32(source.head_dim**-0.5)), v[:, g]
+        yield h, _causal_softmax(q[:, h] @ k[:, g].T * np.float32(source.head_dim**-0.5), starts), v[:, g]
 
 
 def attend_latent(
-    dims: LatentDims, heads: int, row: Array, inv_freq: npt.NDArray[np.floating], start: dict[str, Array]
+    dims: LatentDims,
+    heads: int,
+    row: Array,
+    inv_freq: npt.NDArray[np.floating],
+    start: dict[str, Array],
+    starts: Array | None = None,
 ) -> Iterator[Array]:
     """Head by head: the latent attention's output [T, dv] before o_proj."""
     nope, rank = dims.qk_nope_head_dim, dims.kv_lora_rank
@@ -141,7 +151,7 @@ def attend_latent(
     rotary_queries = _as_real((q[..., nope::2] + 1j * q[..., nope + 1 :: 2]) * turn[:, None])
     for h in range(heads):
         scores = q[:, h, :nope] @ kv[:, h, :nope].T + rotary_queries[:, h] @ rotary_key.T
-        yield _causal_softmax(scores * np.float32(dims.qk_head_dim**-0.5)) @ kv[:, h, nope:]
+        yield _causal_softmax(scores * np.float32(dims.qk_head_dim**-0.5), starts) @ kv[:, h, nope:]
 
 
 def normed_latent(row: Array, latents: npt.NDArray[np.floating]) -> Array:
@@ -157,8 +167,11 @@ def _as_real(x: npt.NDArray[np.complexfloating]) -> Array:
     return np.concatenate([x.real, x.imag], axis=-1).astype(np.float32)
 
 
-def _causal_softmax(scores: Array) -> Array:
-    scores = np.where(np.tri(len(scores), dtype=bool), scores, -np.float32(np.inf))
+def _causal_softmax(scores: Array, starts: Array | None) -> Array:
+    seen = np.tri(len(scores), dtype=bool)
+    if starts is not None:
+        seen &= np.arange(len(scores)) >= starts[:, None]
+    scores = np.where(seen, scores, -np.float32(np.inf))
     scores -= scores.max(axis=1, keepdims=True)
     np.exp(scores, out=scores)
     scores /= scores.sum(axis=1, keepdims=True)

@@ -34,6 +34,7 @@ def regression_latent(
     u: Array,
     inv_freq_student: npt.NDArray[np.floating],
     *,
+    starts: Array | None = None,
     target: Array | None = None,
     refit_o_proj: bool = True,
 ) -> dict[str, Array]:
@@ -48,6 +49,7 @@ def regression_latent(
     Args:
         u: [rows, T, D], the normed hidden states that feed this layer; a few tokens per row of `o_proj` at least.
         inv_freq_student: [qk_rope_head_dim / 2]; every one takes over the nearest of the source's frequencies.
+        starts: [rows, T], where in its row each token's document begins; None: a row is one document.
         target: [rows, T, D], what the layer should give; by default what the source gives for `u`. When `u` comes from
             an edited student, its own error can be put in here: the teacher's stream minus the student's, plus the
             teacher's attention output.
@@ -66,7 +68,7 @@ def regression_latent(
         )
     distance = np.abs(np.log(np.asarray(inv_freq_student)[:, None]) - np.log(source.inv_freq))
     match = [int(f) for f in distance.argmin(axis=1)]
-    seen = observe(source, u, np.concatenate([source.inv_freq, source.inv_freq[match] - inv_freq_student]))
+    seen = observe(source, u, np.concatenate([source.inv_freq, source.inv_freq[match] - inv_freq_student]), starts)
     pairs = len(source.inv_freq)
 
     queries, keys = as_pairs(seen.q_map, source.num_heads), as_pairs(seen.k_map, source.num_kv_heads)
@@ -104,7 +106,7 @@ def regression_latent(
     )
     if refit_o_proj:
         start["o_proj"] = _refit_o_proj(
-            source, dims, u, inv_freq_student, start, seen.output if target is None else target
+            source, dims, u, inv_freq_student, start, seen.output if target is None else target, starts
         )
     return start
 
@@ -133,12 +135,13 @@ def _refit_o_proj(
     inv_freq: npt.NDArray[np.floating],
     start: dict[str, Array],
     target: Array,
+    starts: Array | None,
 ) -> Array:
     inherited = source.o_proj.astype(np.float64)
     gram = np.zeros((inherited.shape[1], inherited.shape[1]))
     products = np.zeros(inherited.T.shape)
-    for row, wanted in zip(u, target, strict=True):
-        heads = attend_latent(dims, source.num_heads, row, inv_freq, start)
+    for i, (row, wanted) in enumerate(zip(u, target, strict=True)):
+        heads = attend_latent(dims, source.num_heads, row, inv_freq, start, None if starts is None else starts[i])
         x = np.concatenate(list(heads), axis=1).astype(np.float64)
         gram += x.T @ x
         products += x.T @ wanted

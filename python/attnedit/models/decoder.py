@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from attnedit import notebook, ops
@@ -111,8 +112,8 @@ class Block(Module):
         h = ops.add(h, a)
         return ops.add(h, self.mlp(self.post_attention_layernorm(h)))
 
-    def __call__(self, h: Tensor, cache: LayerCache | None = None) -> Tensor:
-        return self.after_attention(h, self.self_attn(self.input_layernorm(h), cache))
+    def __call__(self, h: Tensor, cache: LayerCache | None = None, document_starts: Array | None = None) -> Tensor:
+        return self.after_attention(h, self.self_attn(self.input_layernorm(h), cache, document_starts))
 
 
 class Decoder(Module):
@@ -137,14 +138,20 @@ class Decoder(Module):
         features: list[Tensor] | None = None,
         recompute_blocks: bool = False,
         caches: Sequence[LayerCache | None] | None = None,
+        document_starts: Array | None = None,
     ) -> Tensor:
         """features collects every block's output; recompute_blocks keeps only these for the way back.
 
         caches, one for each layer, say where the tokens stand: models/cache.py fills them and decodes with them.
+        document_starts, int32 [B, T]: where the document of each token begins, if a row holds several (ops.attention).
+        Rotary positions count on along the row: a rotation only tells how far apart two tokens of a document stand.
         """
         h = self.embed_tokens(tokens)
         for block, cache in zip(self.layers, caches or [None] * len(self.layers), strict=True):
-            h = recompute(block, h) if recompute_blocks else block(h, cache)
+            if recompute_blocks:
+                h = recompute(partial(block, document_starts=document_starts), h)
+            else:
+                h = block(h, cache, document_starts)
             if features is not None:
                 features.append(h)
         return self.norm(h)

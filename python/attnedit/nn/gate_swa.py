@@ -7,7 +7,7 @@ from attnedit.nn.cache import LayerCache
 from attnedit.nn.gqa import GQA, GQAConfig
 from attnedit.nn.linear import Linear
 from attnedit.nn.rope import Rope
-from attnedit.tensor import Tensor
+from attnedit.tensor import Array, Tensor
 
 
 @dataclass(frozen=True)
@@ -26,5 +26,5 @@ class GateSWA(GQA):
         per_head = 1 if config.gate_per == "head" else config.head_dim
         self.g_proj = Linear(hidden_size, config.num_attention_heads * per_head)
 
-    def __call__(self, u: Tensor, cache: LayerCache | None = None) -> Tensor:
-        return self.o_proj(self.attend(u, self.g_proj(u), self.config.gate, cache))
+    def __call__(self, u: Tensor, cache: LayerCache | None = None, document_starts: Array | None = None) -> Tensor:
+        return self.o_proj(self.attend(u, self.g_proj(u), self.config.gate, cache, document_starts))

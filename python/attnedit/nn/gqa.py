@@ -9,7 +9,7 @@ from attnedit.nn.linear import Linear
 from attnedit.nn.module import Module
 from attnedit.nn.rms_norm import RMSNorm
 from attnedit.nn.rope import Rope
-from attnedit.tensor import Tensor
+from attnedit.tensor import Array, Tensor
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,12 @@ class GQA(Module):
         self.k_norm = RMSNorm(c.head_dim, c.norm_eps) if c.qk_norm else None
 
     def attend(
-        self, u: Tensor, gate: Tensor | None = None, activation: str = "sigmoid", cache: LayerCache | None = None
+        self,
+        u: Tensor,
+        gate: Tensor | None = None,
+        activation: str = "sigmoid",
+        cache: LayerCache | None = None,
+        document_starts: Array | None = None,
     ) -> Tensor:
         """The heads' outputs side by side, before o_proj: [B, T, num_attention_heads * head_dim]."""
         c = self.config
@@ -75,7 +80,7 @@ class GQA(Module):
             if cache.decoding:
                 keys, values = cache.arrays
                 return ops.decode_attention(q, keys, values, cache.filled, *heads, scale, gate, activation)
-        return ops.attention(q, k, v, *heads, scale, window, gate, activation)
+        return ops.attention(q, k, v, *heads, scale, window, gate, activation, document_starts)
 
-    def __call__(self, u: Tensor, cache: LayerCache | None = None) -> Tensor:
-        return self.o_proj(self.attend(u, cache=cache))
+    def __call__(self, u: Tensor, cache: LayerCache | None = None, document_starts: Array | None = None) -> Tensor:
+        return self.o_proj(self.attend(u, cache=cache, document_starts=document_starts))

@@ -9,7 +9,7 @@ from attnedit.nn.linear import Linear
 from attnedit.nn.module import Module
 from attnedit.nn.rms_norm import RMSNorm
 from attnedit.nn.rope import Rope, yarn_mscale
-from attnedit.tensor import Tensor
+from attnedit.tensor import Array, Tensor
 
 LATENT_NORM_EPS = 1e-6  # hard-coded in the stock classes, whatever the model's rms_norm_eps is
 
@@ -62,7 +62,7 @@ class MLA(Module):
             scale *= yarn_mscale(float(self.rope.parameters.scaling["factor"]), float(all_dim)) ** 2
         return float(scale)
 
-    def __call__(self, u: Tensor, cache: LayerCache | None = None) -> Tensor:
+    def __call__(self, u: Tensor, cache: LayerCache | None = None, document_starts: Array | None = None) -> Tensor:
         c, heads = self.config, self.config.num_attention_heads
         cos, sin = self.rope.tables(u.shape[1]) if cache is None else cache.tables(self.rope)
         q = ops.rope(self.q_proj(u), cos, sin, heads, offset=c.qk_nope_head_dim, interleaved=True)
@@ -74,7 +74,7 @@ class MLA(Module):
             if cache.decoding:
                 return self.o_proj(self.absorbed(q, cache))
         k, v = ops.mla_expand(self.kv_b_proj(latent), k_rope, heads, c.v_head_dim)
-        return self.o_proj(ops.attention(q, k, v, heads, heads, self.scale))
+        return self.o_proj(ops.attention(q, k, v, heads, heads, self.scale, document_starts=document_starts))
 
     def absorbed(self, q: Tensor, cache: LayerCache) -> Tensor:
         """The heads' outputs for the newest tokens, before o_proj: kv_b_proj moves to the query and to the output."""

@@ -18,12 +18,15 @@ def attention(
     window: int = 0,
     gate: Tensor | None = None,
     activation: str = "sigmoid",
+    document_starts: Array | None = None,
 ) -> Tensor:
     """Causal softmax attention; query head h reads key head h // (heads / kv_heads).
 
     q [B, T, heads * K], k [B, T, kv_heads * K], v [B, T, kv_heads * Kv] -> [B, T, heads * Kv]. With window W > 0 a
     query sees W keys, its own included. gate [B, T, heads] or [B, T, heads * Kv] multiplies the output by sigmoid or
-    softplus of itself (arXiv 2505.06708). Nothing of size T x T is held (arXiv 2205.14135).
+    softplus of itself (arXiv 2505.06708). document_starts int32 [B, T], where several documents share a row: for each
+    position the one at which its document begins; a query sees no key before it. Nothing of size T x T is held (arXiv
+    2205.14135).
     """
     batch, time, _ = q.shape
     width = v.shape[2] // kv_heads
@@ -31,16 +34,16 @@ def attention(
     y = o if gate is None else empty(o.shape)
     lse, compute = empty((batch, heads, time)), current_compute()
     _core.attention_forward(
-        q.array, k.array, v.array, None if gate is None else gate.array, heads, kv_heads, scale, window, activation,
-        compute, o.array, None if gate is None else y.array, lse.array,
+        q.array, k.array, v.array, None if gate is None else gate.array, document_starts, heads, kv_heads, scale,
+        window, activation, compute, o.array, None if gate is None else y.array, lse.array,
     )  # fmt: skip
 
     def back(grads: list[Array | None]) -> Sequence[Array | None]:
         dq, dk, dv = (_core.empty(x.shape, x.dtype) for x in (q, k, v))
         dgate = None if gate is None else _core.empty(gate.shape, gate.dtype)
         _core.attention_backward(
-            grads[0], q.array, k.array, v.array, None if gate is None else gate.array, heads, kv_heads, scale, window,
-            activation, compute, o_array, lse.array, dq, dk, dv, dgate,
+            grads[0], q.array, k.array, v.array, None if gate is None else gate.array, document_starts, heads, kv_heads,
+            scale, window, activation, compute, o_array, lse.array, dq, dk, dv, dgate,
         )  # fmt: skip
         return (dq, dk, dv) if gate is None else (dq, dk, dv, dgate)
 

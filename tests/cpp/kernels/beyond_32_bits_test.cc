@@ -95,7 +95,7 @@ TEST(Beyond32Bits, Attention) {
   const int64_t T = 64 * kTimes, H = 128, K = kBlock / 64 / H;
   const Repeated q(1), k(2), v(3), o;
   std::vector<float> lse(H * T), workspace(attention_forward_workspace(1, T, H, H, K, K));
-  attention_forward({q.data, {1, T, H, K}}, {k.data, {1, T, H, K}}, {v.data, {1, T, H, K}}, {}, {1, 1},
+  attention_forward({q.data, {1, T, H, K}}, {k.data, {1, T, H, K}}, {v.data, {1, T, H, K}}, {}, {}, {1, 1},
                     o.view<4>({1, T, H, K}), {}, out<3>(lse, {1, H, T}),
                     out<1>(workspace, {int64_t(workspace.size())}))();
   const auto got = o.block(), want = v.block();

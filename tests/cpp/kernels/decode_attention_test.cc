@@ -120,8 +120,9 @@ TEST(DecodeAttentionIdentity, RingIsAttentionWithAWindow) {
     std::vector<float> o(T * H * Kv), want(T * H * Kv), lse(H * T),
         workspace(attention_forward_workspace(1, T, H, G, K, Kv));
     attention_forward(in<4>(q, {1, T, H, K}), in<4>(k, {1, T, G, K}), in<4>(v, {1, T, G, Kv}),
-                      in<4>(gate, {1, T, H, 1}), {c.scale(), S}, out<4>(o, {1, T, H, Kv}), out<4>(want, {1, T, H, Kv}),
-                      out<3>(lse, {1, H, T}), out<1>(workspace, {int64_t(workspace.size())}))();
+                      in<4>(gate, {1, T, H, 1}), {}, {c.scale(), S}, out<4>(o, {1, T, H, Kv}),
+                      out<4>(want, {1, T, H, Kv}), out<3>(lse, {1, H, T}),
+                      out<1>(workspace, {int64_t(workspace.size())}))();
     Inputs x(c);
     for (int64_t t = 0; t < T; ++t) {
       x.q.assign(q.begin() + t * H * K, q.begin() + (t + 1) * H * K);

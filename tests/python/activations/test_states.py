@@ -122,3 +122,25 @@ def test_bfloat16_rounds_the_stream_and_little_else(tmp_path: Path, deep: Decode
     for stored, exact in ((states.hidden(EVERY), hidden[3]), (states.target(EVERY), outputs[3])):
         error = np.square(stored - exact).sum() / np.square(exact).sum()
         assert 0 < error < 5e-3, error  # routers change their mind where two experts are near
+
+
+def test_documents_of_a_row_do_not_see_each_other_on_the_way(deep: Decoder, tmp_path: Path) -> None:
+    rows, second = ROWS[:150], 11
+    starts = np.zeros_like(rows)
+    starts[:, second:] = second
+    together = States(deep, rows, tmp_path / "together", starts=starts)
+    parts_of_rows = {"first": slice(0, second), "second": slice(second, None)}
+    alone = [States(deep, np.ascontiguousarray(rows[:, at]), tmp_path / n) for n, at in parts_of_rows.items()]
+    every = np.arange(len(rows))
+    for states in (together, *alone):
+        states.advance(3)
+        states.attend()
+    for read in (States.hidden, States.target):
+        parts = np.concatenate([read(states, every) for states in alone], axis=1)
+        np.testing.assert_allclose(read(together, every), parts, rtol=2e-4, atol=2e-5)
+    batches, begins = passes(rows), passes(starts)
+    final = np.concatenate([h.numpy() for h in forward([deep], batches, starts=begins)[0]])
+    np.testing.assert_array_equal(final, deep(rows, document_starts=starts).numpy())
+    states = States(deep, rows, tmp_path / "together")  # the same tokens without their documents are another's
+    states.advance(3)
+    np.testing.assert_allclose(states.hidden(every), live(deep)[0][3][:150], rtol=2e-4, atol=2e-5)

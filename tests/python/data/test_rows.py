@@ -39,3 +39,21 @@ def test_held_out_rows_are_documents_cut(documents: list[np.ndarray], length: in
     assert all(row.dtype == np.int32 for row in rows)
     with pytest.raises(ValueError, match="at least 2, got 1"):
         heldout_rows(documents, 1)
+
+
+@given(DOCUMENTS, st.integers(1, 12), st.none() | st.just(7))
+def test_every_token_knows_where_its_document_begins(
+    documents: list[np.ndarray], length: int, separator: int | None
+) -> None:
+    which: list[int] = []
+    for i, document in enumerate(documents):
+        which += [i - 1] if i and separator is not None else []  # a separator ends the document before it
+        which += [i] * len(document)
+    if len(which) < length:
+        return
+    starts = pack(documents, length, separator).starts
+    assert starts is not None and starts.dtype == np.int32
+    for row, begins in enumerate(starts):
+        own = which[row * length : (row + 1) * length]
+        assert [own[begin] for begin in begins] == own  # within the document
+        assert all(begin == 0 or own[begin - 1] != own[begin] for begin in begins)  # and at its first token

@@ -190,6 +190,24 @@ def test_starts_have_deepseeks_shapes(name: str, dims: LatentDims) -> None:
         assert all(array.dtype == np.float32 and np.isfinite(array).all() for array in start.values())
 
 
+def test_documents_in_a_row_start_as_in_rows_of_their_own() -> None:
+    source, dims, apart = SOURCES["grouped"], LatentDims(12, 8, 8, 8), inputs_of(40, rows=4, T=30)
+    together, starts = apart.reshape(2, 60, 40), np.tile(np.repeat([0, 30], 30), (2, 1))
+    seen = observe(source, together, source.inv_freq, starts)
+    np.testing.assert_allclose(
+        seen.output.reshape(apart.shape), observe(source, apart, source.inv_freq).output, atol=1e-5
+    )
+    one = regression_latent(source, dims, together, frequencies(8), starts=starts)
+    other = regression_latent(source, dims, apart, frequencies(8))
+    mixed = regression_latent(source, dims, together, frequencies(8))
+    apart_given, together_given = (
+        latent(other, dims, 6, frequencies(8), apart),
+        latent(one, dims, 6, frequencies(8), apart),
+    )
+    np.testing.assert_allclose(together_given, apart_given, atol=1e-3 * np.abs(apart_given).max())
+    assert np.abs(latent(mixed, dims, 6, frequencies(8), apart) - apart_given).max() > 0.02 * np.abs(apart_given).max()
+
+
 def test_latent_forward_is_deepseeks() -> None:
     dims, u = LatentDims(12, 5, 4, 8), inputs_of(40, rows=1, T=21)
     start = random_latent(SOURCES["grouped"], dims, np.random.default_rng(0), std=0.3)

@@ -11,15 +11,17 @@ from attnedit import ops
 Floats = npt.NDArray[np.float64]
 
 
-def definition(q: Floats, k: Floats, v: Floats, scale: float, window: int, gate: Floats | None) -> Floats:
+def definition(
+    q: Floats, k: Floats, v: Floats, scale: float, window: int, gate: Floats | None, starts: Floats
+) -> Floats:
     """q [B,T,H,K], k [B,T,G,K], v [B,T,G,Kv] -> [B,T,H,Kv]"""
     time, heads = q.shape[1:3]
     group = heads // k.shape[2]
     k, v = k.repeat(group, axis=2), v.repeat(group, axis=2)
     scores = np.einsum("bthd,bshd->bhts", q, k) * scale
     t, s = np.arange(time)[:, None], np.arange(time)[None]
-    seen = (s <= t) & ((s > t - window) if window else True)
-    scores = np.where(seen, scores, -np.inf)
+    seen = (s <= t) & ((s > t - window) if window else True) & (s >= starts[:, :, None])
+    scores = np.where(seen[:, None], scores, -np.inf)
     p = np.exp(scores - scores.max(-1, keepdims=True))
     o = np.einsum("bhts,bshd->bthd", p / p.sum(-1, keepdims=True), v)
     return o if gate is None else o / (1 + np.exp(-gate))
@@ -34,6 +36,7 @@ shapes = st.tuples(
     st.integers(1, 20),  # Kv
     st.integers(0, 140),  # window, 0: none
     st.sampled_from([None, "head", "element"]),
+    st.integers(0, 5),  # places where documents begin
 )
 
 
@@ -44,15 +47,21 @@ def flat(x: Floats) -> ae.Tensor:
 @settings(max_examples=60, deadline=None)
 @given(shapes, st.integers(0, 2**31))
 def test_attention_is_its_definition(shape: tuple, seed: int) -> None:
-    b, t, g, per, width, value_width, window, gated = shape
+    b, t, g, per, width, value_width, window, gated, documents = shape
     heads = g * per
     rng = np.random.default_rng(seed)
     q, k, v = (rng.normal(size=(b, t, n, w)) for n, w in ((heads, width), (g, width), (g, value_width)))
     gate = None if gated is None else rng.normal(size=(b, t, heads, 1 if gated == "head" else value_width))
-    want = definition(q, k, v, width**-0.5, window, gate)
+    begins = np.zeros((b, t), np.int32)
+    for row in begins:
+        for begin in rng.integers(0, t, documents):
+            row[begin] = begin
+    starts = np.maximum.accumulate(begins, axis=1)
+    want = definition(q, k, v, width**-0.5, window, gate, starts)
     got = ops.attention(
-        flat(q), flat(k), flat(v), heads, g, width**-0.5, window, None if gate is None else flat(gate)
-    ).numpy()
+        flat(q), flat(k), flat(v), heads, g, width**-0.5, window, None if gate is None else flat(gate),
+        document_starts=starts if documents else None,
+    ).numpy()  # fmt: skip
     np.testing.assert_allclose(got, want.reshape(b, t, -1), rtol=2e-5, atol=2e-5)
 
 

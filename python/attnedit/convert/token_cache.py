@@ -1,0 +1,103 @@
+"""Tokens on the disk: the shards of a source, made one after the other and read again by whoever continues.
+
+A shard holds its tokens, where its documents begin, and where the next one goes on reading; each is a file that is
+whole or not there. The folder's name says what the shards are made from, so none is ever taken for another text's.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save
+
+from attnedit.checkpoint import atomic_write, read_arrays
+from attnedit.data import Part, Shard, Tokenizer, joined
+from attnedit.tensor import Array
+
+SHARD_CHARACTERS = 16 << 20
+COMPLETE = "complete.json"
+
+
+class Stopped(Exception):
+    """The run ends while a shard is being made."""
+
+
+class TokenCache:
+    """Shards of what `parts` hold, in their order, made at first need.
+
+    trained: whether a document is trained on. most: how many such documents at most; None: all.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        parts: Sequence[Part],
+        tokenizer: Tokenizer,
+        trained: Callable[[str], bool],
+        most: int | None,
+    ) -> None:
+        self._folder, self._parts, self._tokenizer, self._trained, self._most = folder, parts, tokenizer, trained, most
+        # Part, document of that part and documents trained on so far: where the next shard begins.
+        self._at = (0, 0, 0)
+        self._documents: Iterator[str] | None = None
+        self.stopped = False
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, number: int) -> Shard | None:
+        """Shard 0, 1, ..., in order; None behind the last."""
+        path = self._folder / f"{number:05d}.safetensors"
+        if not path.exists():
+            if (self._folder / COMPLETE).exists():
+                return None
+            arrays = self._make()
+            if arrays is None:
+                atomic_write(self._folder / COMPLETE, json.dumps({"shards": number}))
+                return None
+            atomic_write(path, save(arrays))
+        kept = read_arrays(path)
+        if kept.keys() != {"tokens", "begins", "next"}:
+            raise ValueError(f"[convert] {path} is no shard of tokens; remove it to make it again")
+        part, document, trained = map(int, kept["next"])
+        self._at = part, document, trained
+        return Shard(kept["tokens"], kept["begins"])
+
+    def _make(self) -> dict[str, Array] | None:
+        before = self._at
+        self._documents = self._documents or self._read()
+        try:
+            documents = list(self._tokenizer.encode_stream(self._take(self._documents)))
+        except BaseException:
+            self._documents, self._at = None, before  # what is broken now is not the end of the text
+            raise
+        if not documents:
+            return None
+        tokens, begins = joined(documents, self._tokenizer.document_separator)
+        narrow = np.uint16 if self._tokenizer.vocab_size <= 2**16 else np.uint32
+        return {"tokens": tokens.astype(narrow), "begins": begins, "next": np.array(self._at, np.int64)}
+
+    def _take(self, documents: Iterator[str]) -> Iterator[str]:
+        """As many as make a shard."""
+        characters = 0
+        while characters < SHARD_CHARACTERS:
+            if self.stopped:
+                raise Stopped
+            document = next(documents, None)
+            if document is None:
+                return
+            characters += len(document)
+            yield document
+
+    def _read(self) -> Iterator[str]:
+        """The documents to train on from self._at on, which follows."""
+        first, skipped, trained = self._at
+        for number in range(first, len(self._parts)):
+            for i, document in enumerate(self._parts[number].documents()):
+                if number == first and i < skipped:
+                    continue
+                if trained == self._most:
+                    return
+                if self._trained(document):
+                    trained += 1
+                    self._at = number, i + 1, trained
+                    yield document

@@ -1,0 +1,186 @@
+"""The recipe's text -> rows: the same however the tokens were made, and none that is held out."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from tiny import words, write_teacher
+
+from attnedit.convert import read_recipe, token_cache
+from attnedit.convert.corpus import Corpus, find_texts, open_corpus
+from attnedit.convert.recipe import Recipe
+from attnedit.data import Source, Tokenizer
+
+LENGTH = 32
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return Tokenizer(write_teacher(tmp_path_factory.mktemp("teacher") / "teacher", words(20, 0)))
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_cache, "SHARD_CHARACTERS", 2000)
+    monkeypatch.setattr("attnedit.data.documents.PART_BYTES", 700)
+
+
+def recipe(folder: Path, **data: Any) -> Recipe:
+    path = folder / "recipe.yaml"
+    values = {
+        "teacher": "t", "target": {"attention": "mla", "kv_lora_rank": 8}, "run": "run",
+        "data": {"train": ["corpus.txt"], "separator": "\n\n", "sequence_length": LENGTH} | data,
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(values))
+    return read_recipe(path)
+
+
+def opened(made: Recipe, tokenizer: Tokenizer, folder: Path) -> Any:
+    return open_corpus(made, find_texts(made), tokenizer, 300, folder)
+
+
+def documents(corpus: Corpus, tokenizer: Tokenizer) -> list[str]:
+    """The texts in the rows of the first epoch that are there from their first to their last token."""
+    count = corpus.train.available(10**6)
+    whole = []
+    for tokens, starts in zip(corpus.train[:count], corpus.train.document_starts(slice(0, count)), strict=True):
+        for begin in np.unique(starts)[1:-1]:
+            whole.append(tokenizer.decode(tokens[starts == begin]))
+    return whole
+
+
+def test_rows_hold_the_training_documents_and_no_others(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    texts = [f"d{i} " + " and" * (i % 5) for i in range(400)]
+    (tmp_path / "corpus.txt").write_text("\n\n".join(texts))
+    made = recipe(tmp_path, heldout_share=0.2)
+    with opened(made, tokenizer, tmp_path / "tokens") as corpus:
+        heldout = {tokenizer.decode(row).strip() for row in corpus.heldout}
+        assert 40 < len(heldout) < 120 and corpus.warning is None
+        assert corpus.heldout_bytes == sum(len(tokenizer.decode(row).encode()) for row in corpus.heldout)
+        seen = [text.strip() for text in documents(corpus, tokenizer)]
+        assert not heldout & set(seen) and len(set(seen)) > 120
+        assert set(seen) <= {text.strip() for text in texts}
+    with opened(replace(made, seed=1), tokenizer, tmp_path / "tokens") as other:
+        assert {tokenizer.decode(row).strip() for row in other.heldout} != heldout
+    assert len(list((tmp_path / "tokens").iterdir())) == 1  # another text's tokens go
+
+
+def test_a_continued_run_reads_the_same_rows_from_the_disk(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    (tmp_path / "corpus.txt").write_text(words(200, 1))
+    made = recipe(tmp_path)
+    with opened(made, tokenizer, tmp_path / "calm") as corpus:
+        wanted = corpus.train[:400]
+        starts = corpus.train.document_starts(slice(0, 400))
+    shards = sorted(path.name for path in (tmp_path / "calm").rglob("0*.safetensors"))
+    assert len(shards) > 10
+    for asked in (3, 40, 41, 200):  # as far as each killed run came
+        with opened(made, tokenizer, tmp_path / "killed") as corpus:
+            assert np.array_equal(corpus.train[asked], wanted[asked])
+    with opened(made, tokenizer, tmp_path / "killed") as corpus:
+        assert np.array_equal(corpus.train[:400], wanted)
+        assert np.array_equal(corpus.train.document_starts(slice(0, 400)), starts)
+    again = sorted(path for path in (tmp_path / "killed").rglob("0*.safetensors"))
+    assert [path.name for path in again] == shards
+    assert [path.read_bytes() for path in again] == [
+        path.read_bytes() for path in sorted((tmp_path / "calm").rglob("0*.safetensors"))
+    ]
+
+
+def test_training_begins_before_all_is_tokenised(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    (tmp_path / "corpus.txt").write_text(words(400, 1))
+    with opened(recipe(tmp_path), tokenizer, tmp_path / "tokens") as corpus:
+        assert corpus.train[:2].shape == (2, LENGTH)
+    assert 1 <= len(list((tmp_path / "tokens").rglob("0*.safetensors"))) <= 2  # of more than twenty
+    assert not list((tmp_path / "tokens").rglob(token_cache.COMPLETE))
+
+
+def test_only_the_first_documents(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    (tmp_path / "corpus.txt").write_text(words(60, 1))
+    (tmp_path / "held.txt").write_text(words(9, 2))
+    made = recipe(tmp_path, heldout=["held.txt"], train_documents=20, heldout_documents=2)
+    with opened(made, tokenizer, tmp_path / "tokens") as corpus:
+        count = corpus.train.available(10**6)
+        expected = sum(len(x) for x in tokenizer.encode_documents(words(60, 1).split("\n\n")[:20]))
+        assert expected - count * LENGTH < LENGTH * 10 and len(corpus.heldout) == 2
+        last = tokenizer.encode_documents(words(9, 2).split("\n\n")[-2:])
+        assert all(np.array_equal(row, whole[:LENGTH]) for row, whole in zip(corpus.heldout, last, strict=True))
+
+
+def test_sources_of_many_kinds_by_weight(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    (tmp_path / "prose").mkdir()
+    (tmp_path / "prose/a.txt").write_text("river " * 3000)
+    (tmp_path / "code.jsonl").write_text("\n".join(json.dumps({"code": "stone " * 30}) for _ in range(90)))
+    train = [{"files": ["prose"], "weight": 1}, {"files": ["code.jsonl"], "field": "code", "weight": 3}]
+    (tmp_path / "held.txt").write_text(words(3, 0))
+    made = recipe(tmp_path, train=train, heldout=["held.txt"])
+    assert made.data.train[1] == Source([str(tmp_path / "code.jsonl")], "code", None, 3.0)
+    with opened(made, tokenizer, tmp_path / "tokens") as corpus:
+        stones = ["stone" in tokenizer.decode(row) for row in corpus.train[:1000]]
+        assert sum(stones) == 750
+    del train[0]["weight"]
+    with pytest.raises(ValueError, match="weight must be given for every source or for none, got 1 of 2"):
+        find_texts(recipe(tmp_path, train=train))
+
+
+def test_the_fingerprint_knows_the_text_and_how_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "corpus.txt").write_text(words(9, 1))
+    (tmp_path / "b.jsonl").write_text('{"text": "a", "b": "c"}')
+    asked: list[dict[str, Any]] = [
+        {}, {"heldout": ["corpus.txt"]}, {"train": ["corpus.txt", "b.jsonl"]}, {"train": ["b.jsonl", "corpus.txt"]},
+        {"train": ["corpus.txt", {"files": ["b.jsonl"], "field": "b"}]},
+        {"train": [{"files": ["corpus.txt"], "weight": 1}, {"files": ["b.jsonl"], "weight": 2}]},
+        {"train": [{"files": ["corpus.txt"], "weight": 1}, {"files": ["b.jsonl"], "weight": 3}]},
+    ]  # fmt: skip
+    made = [find_texts(recipe(tmp_path, **data)).fingerprint for data in asked]
+    assert len(set(made)) == len(asked)
+    (tmp_path / "moved.txt").write_text(words(9, 1))
+    assert find_texts(recipe(tmp_path, train=["moved.txt"])).fingerprint == made[0]
+    (tmp_path / "corpus.txt").write_text(words(9, 1).replace("river", "River", 1))
+    assert find_texts(recipe(tmp_path)).fingerprint != made[0]
+
+
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        ([3], "data: text must be a path or a mapping with files, got 3"),
+        ([{"files": "a"}], "data: files must be a list, got 'a'"),
+        ([{"file": ["a"]}], "data: unknown key 'file'; the known ones are files, field, separator, weight"),
+        ([{"files": ["a"], "weight": 0}], "data: weight must be greater than 0, got 0"),
+    ],
+)
+def test_a_wrong_source_is_named(tmp_path: Path, train: list[Any], said: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        recipe(tmp_path, train=train)
+    assert said in str(caught.value)
+
+
+def test_what_no_training_can_use_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    (tmp_path / "corpus.txt").write_text("one document only")
+    with (
+        pytest.raises(ValueError, match="1 documents are too few to hold out a share"),
+        opened(recipe(tmp_path), tokenizer, tmp_path / "tokens"),
+    ):
+        pass
+    (tmp_path / "corpus.txt").write_text(" \n\n \n")
+    with (
+        pytest.raises(ValueError, match=r"there must be some text in .*corpus\.txt, got none"),
+        opened(recipe(tmp_path), tokenizer, tmp_path / "tokens"),
+    ):
+        pass
+
+
+def test_a_damaged_shard_is_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    (tmp_path / "corpus.txt").write_text(words(60, 1))
+    with opened(recipe(tmp_path, heldout_share=0.2), tokenizer, tmp_path / "tokens") as corpus:
+        corpus.train[0]
+    path = next((tmp_path / "tokens").rglob("00000.safetensors"))
+    path.write_bytes(path.read_bytes()[:-9])
+    with (
+        opened(recipe(tmp_path, heldout_share=0.2), tokenizer, tmp_path / "tokens") as corpus,
+        pytest.raises(ValueError, match=r"00000\.safetensors"),
+    ):
+        corpus.train[0]
