@@ -58,7 +58,7 @@ def library(text: Path, tokenizer: Path, function: str) -> dict[str, float]:
     return {"seconds": seconds, "tokens": tokens}
 
 
-def ours(text: Path, tokenizer: Path, folder: Path) -> dict[str, float]:
+def ours(text: Path, tokenizer: Path, folder: Path, seconds: float) -> dict[str, float]:
     from attnedit.convert.corpus import find_texts, open_corpus
     from attnedit.convert.recipe import Data, Recipe
     from attnedit.data import Tokenizer
@@ -70,16 +70,16 @@ def ours(text: Path, tokenizer: Path, folder: Path) -> dict[str, float]:
     begun = time.perf_counter()
     with open_corpus(recipe, find_texts(recipe), made, made.vocab_size, folder) as corpus:
         looked = time.perf_counter()
-        rows = corpus.train
-        first, count = rows[0], 0
-        began = time.perf_counter()
-        rows.available(10**12)
-        ended = time.perf_counter()
-        count = rows.available(10**12)
-        assert first.shape == rows[count - 1].shape
+        rows, wanted = corpus.train, 1
+        began: float | None = None
+        while rows.available(wanted) == wanted and time.perf_counter() - looked < seconds:
+            began = began or time.perf_counter()
+            wanted += 1024
+        ended, count = time.perf_counter(), rows.available(wanted)
+        assert began is not None and rows[count - 1].shape == (2048,)
     return {
-        "hash_and_look_seconds": looked - begun, "first_row_seconds": began - looked, "seconds": ended - looked,
-        "tokens": count * 2048,
+        "complete": count < wanted, "hash_and_look_seconds": looked - begun, "first_row_seconds": began - looked,
+        "seconds": ended - looked, "tokens": count * 2048,
     }  # fmt: skip
 
 
@@ -87,15 +87,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", type=Path, default=EXAMPLES / "teacher")
     parser.add_argument("--megabytes", type=int, default=200)
-    parser.add_argument("--text", type=Path, help="where the text is, or is made and kept; default: made and removed")
+    parser.add_argument("--folder", type=Path, help="where the text and our tokens are kept; the next call continues")
+    parser.add_argument(
+        "--seconds", type=float, default=1e9, help="ours stops behind the shard in which these are over"
+    )
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        text = options.text or Path(scratch) / "text.txt"
+        folder = options.folder or Path(scratch)
+        folder.mkdir(exist_ok=True)
+        text = folder / "text.txt"
         if options.side:
             if options.side == "ours":
-                found = ours(text, options.tokenizer, Path(scratch) / "tokens")
+                found = ours(text, options.tokenizer, folder / "tokens", options.seconds)
             else:
                 found = library(text, options.tokenizer, options.side)
             print(json.dumps(found | {"peak_mib": peak_memory() / 2**20}))
@@ -104,13 +109,13 @@ def main() -> None:
             make_text(text, options.megabytes)
         megabytes = text.stat().st_size / 1e6
         for side in options.sides:
-            command = [sys.executable, __file__, "--tokenizer", options.tokenizer, "--text", text, "--side", side]
+            command = [sys.executable, __file__, "--tokenizer", options.tokenizer, "--folder", folder, "--side", side]
+            command += ["--seconds", options.seconds]
             done = subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE, text=True)
             found = json.loads(done.stdout)
             rate = megabytes / found["seconds"]
-            print(
-                f"{side}: {megabytes:,.0f} MB, {rate:.2f} MB/s", {k: round(v, 1) for k, v in found.items()}, flush=True
-            )
+            said = f", {rate:.2f} MB/s" if found.pop("complete", True) and options.folder is None else ""
+            print(f"{side}: {megabytes:,.0f} MB{said}", {k: round(v, 1) for k, v in found.items()}, flush=True)
 
 
 if __name__ == "__main__":
