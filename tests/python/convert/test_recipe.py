@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from attnedit.convert import Recipe, read_recipe
+from attnedit.data import Source
 from attnedit.edit import MLA, GateSWA
 
 GOOD: dict[str, Any] = {
@@ -131,6 +132,15 @@ def test_a_resolved_recipe_is_the_same_recipe_elsewhere(tmp_path: Path, target: 
     (tmp_path / "elsewhere").mkdir()
     assert read(tmp_path / "elsewhere", yaml.safe_dump(recipe.resolved())) == recipe
     assert recipe.run == str(tmp_path / "run") and recipe.data.train == [str(tmp_path / "*.txt")]
+
+
+def test_a_resolved_recipe_keeps_its_sources(tmp_path: Path) -> None:
+    train = ["a.txt", {"files": ["b/*.jsonl", "c"], "field": "body", "separator": "--"}]
+    recipe = read(tmp_path, yaml.safe_dump(GOOD | {"data": {"train": train, "heldout": train}}))
+    (tmp_path / "elsewhere").mkdir()
+    assert read(tmp_path / "elsewhere", yaml.safe_dump(recipe.resolved())) == recipe
+    files = [str(tmp_path / "b/*.jsonl"), str(tmp_path / "c")]
+    assert recipe.data.heldout == [str(tmp_path / "a.txt"), Source(files, "body", "--")]
 
 
 def test_brackets_in_a_folders_name_are_no_pattern(tmp_path: Path) -> None:
