@@ -4,9 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from tiny import random_decoder, tiny_config
 
 from attnedit.models import Decoder
+
+# Examples are counted, never timed: a busy machine fails nothing.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 MATERIAL = Path(__file__).parents[2] / "shared" / "material"
 

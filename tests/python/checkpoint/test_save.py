@@ -32,7 +32,7 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=1
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.dictionaries(
         NAMES, st.tuples(st.sampled_from(sorted(DTYPES)), SHAPES, st.integers(0, 2**32), st.booleans()), max_size=6

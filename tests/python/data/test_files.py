@@ -64,7 +64,7 @@ def test_a_folder_is_every_file_below_it(tmp_path: Path) -> None:
 TEXT = st.text(st.sampled_from("ab \n\r|é🦉"), max_size=60)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(TEXT, st.integers(1, 9), st.sampled_from(["|", "||", "\n\n", "\n|"]), st.booleans())
 def test_parts_lose_nothing_and_repeat_nothing(
     tmp_path_factory: pytest.TempPathFactory, text: str, step: int, separator: str, lines: bool

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from attnedit.data import Batches, Shard, StreamedRows, draw, require_rows, starts_of, tokens_of
@@ -36,7 +36,6 @@ def streamed(*sources: tuple[list[int], float], seed: int = 0) -> StreamedRows:
 SHARDS = st.lists(st.integers(0, 5), min_size=1, max_size=5).filter(sum)
 
 
-@settings(deadline=None)
 @given(SHARDS, st.integers(0, 2**40), st.lists(st.integers(0, 60), max_size=20))
 def test_an_epoch_is_every_row_once_shard_after_shard(rows: list[int], seed: int, asked: list[int]) -> None:
     straight, total = streamed((rows, 1.0), seed=seed), sum(rows)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from attnedit.generate import Sampling
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 60), st.floats(0.1, 3.0), st.integers(0, 20), st.floats(0.05, 1.0), st.booleans(),
     st.integers(0, 2**31),

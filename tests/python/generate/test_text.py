@@ -32,7 +32,7 @@ def pieces(tokenizer: Tokenizer, text: str, prompt: str, stops: list[str]) -> tu
     return [tokenizer.decode(ids[:same]), *got, stream.finish()], stream
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.characters(codec="utf-8"), max_size=20))
 def test_pieces_are_the_text(bytes_of_words: Tokenizer, text: str) -> None:
     got, _ = pieces(bytes_of_words, text, "the ", [])
@@ -41,7 +41,7 @@ def test_pieces_are_the_text(bytes_of_words: Tokenizer, text: str) -> None:
         assert not any("\ufffd" in piece for piece in got)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(1, 299), max_size=30))
 def test_any_tokens_give_text_at_once(bytes_of_words: Tokenizer, ids: list[int]) -> None:
     """Bytes that are no characters are shown as such, at most four tokens later."""
@@ -52,7 +52,7 @@ def test_any_tokens_give_text_at_once(bytes_of_words: Tokenizer, ids: list[int])
     stream.finish()
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text("ab é🙂", max_size=24), st.lists(st.text("ab é🙂", min_size=1, max_size=4), max_size=3))
 def test_text_ends_before_the_first_stop_string(bytes_of_words: Tokenizer, text: str, stops: list[str]) -> None:
     """Wherever the tokens' boundaries lie in it."""

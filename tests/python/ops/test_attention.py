@@ -44,7 +44,7 @@ def flat(x: Floats) -> ae.Tensor:
     return ae.tensor(x.reshape(*x.shape[:2], -1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shapes, st.integers(0, 2**31))
 def test_attention_is_its_definition(shape: tuple, seed: int) -> None:
     b, t, g, per, width, value_width, window, gated, documents = shape
@@ -65,7 +65,7 @@ def test_attention_is_its_definition(shape: tuple, seed: int) -> None:
     np.testing.assert_allclose(got, want.reshape(b, t, -1), rtol=2e-5, atol=2e-5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 70), st.integers(1, 70), st.integers(0, 2**31))
 def test_the_past_does_not_see_the_future(time: int, cut: int, seed: int) -> None:
     cut = min(cut, time)

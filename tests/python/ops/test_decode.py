@@ -21,7 +21,7 @@ def lengths(*counts: int) -> np.ndarray:
     return np.array(counts, np.int32)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.integers(1, 40),  # T
     st.integers(1, 50),  # window, as a ring of as many slots
@@ -51,7 +51,7 @@ def test_a_ring_is_attention_with_a_window(
         np.testing.assert_allclose(got[:, 0], whole[:, t], rtol=0, atol=STORED[dtype] * (1 + abs(whole[:, t]).max()))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.integers(1, 60),  # cached positions
     st.integers(1, 4),  # of which this many are queried at once
@@ -88,7 +88,7 @@ def test_absorbed_latent_attention_is_the_expanded_one(
     np.testing.assert_allclose(got, want, rtol=0, atol=4 * STORED[dtype] * (1 + abs(want).max()))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.integers(1, 3),  # sequences
     st.sampled_from([1, 4]),  # heads

@@ -44,7 +44,7 @@ def random_weights(rng: np.random.Generator, e: int, d: int, f: int) -> dict[str
     return {name: rng.normal(size=size).astype(np.float32).astype(np.float64) for name, size in sizes.items()}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shapes, st.integers(0, 2**31))
 def test_a_mixture_of_experts_is_its_definition(shape: tuple, seed: int) -> None:
     b, t, e, k, d, f, normalize = shape
