@@ -80,7 +80,7 @@ seed: -1
     ("text", "message"),
     [
         (LINES, "recipe.yaml: line 9: unknown key 'data.sequence_lenght'"),
-        (LINES, "line 8: data.train.1 must be text, got 3"),
+        (LINES, "line 8: data: text must be a path or a mapping with files, got 3"),
         (LINES, "line 11: modelwise.tokens must be a whole number, got 'many'"),
         ("seed: -1\n" + yaml.safe_dump(GOOD), "recipe.yaml: line 1: seed must be at least 0, got -1"),
         ("seed: -1\n" + "run: run", "recipe.yaml: teacher is missing; target is missing; data is missing"),
