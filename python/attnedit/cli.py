@@ -35,11 +35,15 @@ def convert(recipe: RecipePath, quiet: Annotated[bool, typer.Option(help="no pro
 
 @app.command()
 def plan(recipe: RecipePath, context: Annotated[int, typer.Option(help="tokens in the cache", min=1)] = 32768) -> None:
-    """What a recipe will cost, from shapes alone: parameters, FLOPs, memory, disk, KV cache."""
+    """What a recipe will cost, from shapes: parameters, FLOPs, memory, disk, KV cache. Looks for its text, too."""
     from attnedit.convert import read_recipe
     from attnedit.convert.plan import plan as predict
+    from attnedit.convert.text_size import text_line
 
-    print(predict(read_recipe(recipe)).text(context))
+    read = read_recipe(recipe)
+    planned = predict(read)
+    print(planned.text(context))
+    print(f"{'text:':<28}{text_line(read, planned)}")
 
 
 @app.command()

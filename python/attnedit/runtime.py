@@ -1,5 +1,8 @@
 """The device: streams, events and memory, under the names that users of torch.npu and torch.cuda know."""
 
+import os
+import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -214,6 +217,17 @@ def set_memory_limit(limit: int | None, device: DeviceLike = None) -> None:
 def empty_cache(device: DeviceLike = None) -> None:
     """Give memory that is kept for reuse back, once queued work has passed it."""
     _core.empty_cache(_index(device))
+
+
+def _warn_of_threads() -> None:
+    """OpenMP's grammar: numbers by nesting level, of which the first counts. Anything else is told."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").strip()
+    if asked and not re.fullmatch(r"\s*0*[1-9]\d*\s*(,\s*0*[1-9]\d*\s*)*", asked):
+        told = f"OMP_NUM_THREADS must be a number of threads from 1 on, got {asked!r}: every core is used"
+        warnings.warn_explicit(told, RuntimeWarning, "attnedit", 0)
+
+
+_warn_of_threads()
 
 
 def set_num_threads(threads: int) -> None:

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import load_file, save_file
 from tiny import EXPERTS, words, write_recipe, write_teacher
 
 import attnedit as ae
+from attnedit.data import Tokenizer
 from attnedit.evaluate.report import markdown
 
 
@@ -355,6 +357,26 @@ def test_plan_info_generate_and_export_run(finished: Path, tmp_path: Path) -> No
         attnedit("export", finished / "teacher", "--out", tmp_path / "no", "--format", "deepseek_v3"),
         "deepseek_v3 cannot hold this model: every layer must be MLA, layer 0 is not; attnedit, ",
     )
+
+
+def test_plan_looks_for_the_text(finished: Path) -> None:
+    planned = attnedit("plan", finished / "recipe.yaml")
+    said = planned.stdout.splitlines()[-1]
+    assert planned.returncode == 0 and said.startswith("text: "), planned.stderr
+    assert "1 file, about " in said and said.endswith("tokens; phase 1 reads 49,920, phase 2 reads 49,920")
+    told = int(said.split("about ")[1].split(" tokens")[0].replace(",", ""))
+    text = (finished / "corpus.txt").read_text()
+    assert told == pytest.approx(len(Tokenizer(finished / "teacher").encode_documents([text])[0]), rel=0.1)
+    recipe = yaml.safe_load((finished / "recipe.yaml").read_text())
+    for train, message in (
+        ("nothing/*.txt", f"a file must match '{finished}/nothing/*.txt', got none"),
+        ("short.txt", "[data] a step needs 256 tokens of text, 1 file in data.train hold about "),
+        ("empty.txt", "there must be some text in "),
+    ):
+        (finished / "short.txt").write_text("the river")
+        (finished / "empty.txt").write_text(" ")
+        (finished / "other.yaml").write_text(yaml.safe_dump(recipe | {"data": recipe["data"] | {"train": [train]}}))
+        assert_refused(attnedit("plan", finished / "other.yaml"), message)
 
 
 def test_the_students_card_has_what_the_run_measured(finished: Path) -> None:

@@ -3,6 +3,7 @@
 import base64
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,18 @@ def test_a_plan_shows_what_its_text_says(tmp_path: Path) -> None:
     for line in planned.text(64).splitlines():
         name, said = line.split(":", 1)
         assert cells[cells.index(name) + 1] == said.strip()
+
+
+def test_a_recipe_from_python_is_checked_too(tmp_path: Path) -> None:
+    recipe = ae.read_recipe(write_recipe(tmp_path))
+    assert ae.plan(replace(recipe, seed=5)).peak_memory == ae.plan(recipe).peak_memory
+    for changes, message in (
+        ({"seed": -1}, "[recipe] seed must be at least 0, got -1"),
+        ({"layerwise": ae.distill.LayerwiseOptions(tokens=0)}, "[recipe] layerwise.tokens must be at least 1, got 0"),
+        ({"data": ae.Data(train=[])}, "[recipe] data.train must be at least 1 long, got []"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            ae.plan(replace(recipe, **changes))
 
 
 def test_a_picture_is_described_in_text() -> None:

@@ -376,3 +376,21 @@ def test_outputs_that_share_memory_are_refused_and_untouched() -> None:
     _core.add(a, b, a)  # element by element: in place is right
     runtime.synchronize()
     np.testing.assert_array_equal(a, [4, 6, 8, 10])
+
+
+@pytest.mark.parametrize(
+    ("asked", "bad"),
+    [("abc", True), ("0", True), ("-2", True), ("2,x", True), ("2", False), (" 3,1", False), ("", False)],
+)
+def test_a_number_of_threads_that_is_none_is_told_in_one_line(asked: str, bad: bool) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from attnedit import runtime; print(runtime.get_num_threads())"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": asked},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    ours = [line for line in done.stderr.splitlines() if "OMP_NUM_THREADS must be" in line]
+    assert len(ours) == bad and (not bad or f"got {asked!r}: every core is used" in ours[0])
+    if not bad and asked:
+        assert int(done.stdout) == int(asked.split(",")[0])

@@ -63,14 +63,14 @@ class Corpus:
 def find_texts(recipe: Recipe) -> Texts:
     """Reads the files once, for their fingerprint."""
     data = recipe.data
-    training = _pools(data.train, data.separator)
+    training = pools(data.train, data.separator)
     heldout = None
     if data.heldout is not None:
-        heldout = [part for pool in _pools(data.heldout, data.separator) for part in pool.parts]
-    pools = [*training, *([] if heldout is None else [Pool(heldout, 0)])]
+        heldout = [part for pool in pools(data.heldout, data.separator) for part in pool.parts]
+    every = [*training, *([] if heldout is None else [Pool(heldout, 0)])]
     read: dict[Path, str] = {}
     said = []
-    for pool in pools:
+    for pool in every:
         files = dict.fromkeys((part.path, part.field, part.separator) for part in pool.parts)
         for path, _, _ in files:
             read[path] = read.get(path) or fingerprint([path])
@@ -89,7 +89,8 @@ def corpus(recipe: Recipe) -> Corpus:
     return open_until_exit.enter_context(open_corpus(recipe, texts, tokenizer, config.vocab_size, Path(folder)))
 
 
-def _pools(entries: Sequence[str | Source], separator: str | None) -> list[Pool]:
+def pools(entries: Sequence[str | Source], separator: str | None) -> list[Pool]:
+    """The text of a recipe's entries. Raises ValueError for a pattern without a file."""
     sources = [Source([entry]) if isinstance(entry, str) else entry for entry in entries]
     weights = [source.weight for source in sources if source.weight is not None]
     if weights and len(weights) < len(sources):

@@ -88,7 +88,9 @@ class Recipe:
         )
 
     def fitted(self, longest: int) -> "Recipe":
-        """The recipe with a sequence_length, for a teacher of max_position_embeddings `longest`."""
+        """The recipe with a sequence_length, for a teacher of max_position_embeddings `longest`. Raises ValueError for
+        a value that is none, since a recipe may also come from Python."""
+        checked(Recipe, self.resolved(), "[recipe] ")
         length = min(2048, longest) if self.data.sequence_length is None else self.data.sequence_length
         if length > longest:
             raise ValueError(

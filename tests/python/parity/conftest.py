@@ -3,6 +3,7 @@
 import os
 import tempfile
 
-# Code that folders bring along is copied there while it is imported.
-os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="attnedit-modules-")
+# Code that folders bring along is copied there while it is imported; it goes with the process.
+MODULES = tempfile.TemporaryDirectory(prefix="attnedit-modules-")
+os.environ["HF_MODULES_CACHE"] = MODULES.name
 os.environ["HF_HUB_OFFLINE"] = "1"
