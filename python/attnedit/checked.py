@@ -98,7 +98,10 @@ def _line(kind: Any, key: str, faults: list[dict[str, Any]]) -> str:
         return f"{key} is missing"
     if first["type"] == UNKNOWN:
         for part in key.split(".")[:-1]:
-            kind = next(f.type for f in fields(kind) if f.name == part)
+            inside = next((f.type for f in fields(kind) if f.name == part), None)
+            if inside is None:  # the key itself has a point in it
+                break
+            kind = inside
         return f"unknown key {key!r}; the known ones are {', '.join(f.name for f in fields(kind))}"
     if first["type"] == "value_error":  # raised by the field's own check, which names the key
         return str(first["ctx"]["error"])

@@ -90,6 +90,7 @@ class Tokenizer:
 
     def encode_stream(self, documents: Iterable[str]) -> Iterator[Array]:
         """The same one by one, in little memory: while some are taken, the library encodes the next on all cores."""
+
         def encode(part: list[str]) -> list[Any]:
             with one_line("a document cannot be encoded"):
                 encodings: list[Any] = self._tokenizer.encode_batch_fast(part, add_special_tokens=False)
