@@ -9,7 +9,7 @@ JOBS := $(shell nproc)
 PEER := $(or $(ATTNEDIT_PEER_PYTHON),.venv-peer/bin/python)
 HAS_PEER = $(PEER) -c "from importlib.metadata import version as v; v('torch'), v('transformers')" 2>/dev/null
 
-.PHONY: demo test parity parity-table check check-all check-neon bench bench-long bench-plots bench-tools peer setup
+.PHONY: demo test parity parity-table check check-all check-neon bench bench-long bench-plots bench-tools peer setup fuzz
 .PHONY: install cpp clean
 
 demo: install
@@ -68,6 +68,12 @@ check-all: check test check-neon bench-tools
 	cmake --build build/sanitize -j $(JOBS)
 	OMP_NUM_THREADS=2 ctest --test-dir build/sanitize --output-on-failure -j $(JOBS)
 	$(PY) benchmarks/run.py --quick
+
+# Every parser under a coverage-guided fuzzer: make fuzz SECONDS=60 T=config. What it found before is where it begins.
+SECONDS := 60
+fuzz: install
+	$(PY) -m pip install -q atheris
+	$(PY) tests/fuzz/run.py $(SECONDS) $(T)
 
 # The same sources for ARM: they compile, and their products are NEON's multiply-adds.
 check-neon:

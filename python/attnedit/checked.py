@@ -14,7 +14,8 @@ Text = Annotated[str, Field(pattern=r"^[^\x00]+$")]  # the only pattern, as WANT
 Size = Annotated[int, Field(ge=1, le=2**20)]  # of a model; the product of three such is an array that numpy can name
 Even = Annotated[int, Field(ge=2, le=2**20, multiple_of=2)]
 Length = Annotated[int, Field(ge=1, le=2**40)]  # in tokens
-Epsilon = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Layers = Annotated[int, Field(ge=0, le=10_000)]  # how many, or which one
+Epsilon = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 MOST_FAULTS = 3
@@ -48,6 +49,8 @@ def checked(
         text = json.dumps(values, default=str)
     except ValueError:
         raise ValueError(f"{where}what is written must not hold itself") from None
+    except RecursionError:
+        raise ValueError(f"{where}the keys must be nested less deeply") from None
     try:
         # As JSON: a list is a tuple there and text is a path, but neither text nor true is a number.
         made: T = _adapter(kind).validate_json(text, strict=True, extra=extra)
@@ -64,6 +67,9 @@ def checked(
 
 def shown(value: Any) -> str:
     """repr, cut to what fits into a line."""
+    # Of what is long only the beginning is written: repr would take many times the memory of a hostile file.
+    if isinstance(value, str | list | tuple):
+        value = value[:81]
     try:
         text = repr(value)
     except RecursionError:
@@ -86,11 +92,16 @@ def _key(fault: Mapping[str, Any], values: Any) -> str:
 
 def _line(kind: Any, key: str, faults: list[dict[str, Any]]) -> str:
     first = faults[0]
+    if first["type"] == "json_invalid":  # of what json reads and pydantic does not: too deep, half a surrogate pair
+        return f"the keys must be JSON: {first['ctx']['error']}"
     if first["type"] == "missing":
         return f"{key} is missing"
     if first["type"] == UNKNOWN:
         for part in key.split(".")[:-1]:
-            kind = next(f.type for f in fields(kind) if f.name == part)
+            inside = next((f.type for f in fields(kind) if f.name == part), None)
+            if inside is None:  # the key itself has a point in it
+                break
+            kind = inside
         return f"unknown key {key!r}; the known ones are {', '.join(f.name for f in fields(kind))}"
     if first["type"] == "value_error":  # raised by the field's own check, which names the key
         return str(first["ctx"]["error"])

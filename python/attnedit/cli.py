@@ -145,11 +145,10 @@ def info(model: ModelPath) -> None:
     """What a folder holds, without reading the weights."""
     from attnedit.checkpoint import Checkpoint
     from attnedit.models import Decoder
-    from attnedit.models.load import family_of
+    from attnedit.models.load import read_config
     from attnedit.nn import GateSWAConfig
 
-    checkpoint = Checkpoint.open(model)
-    config = family_of(checkpoint.config).decoder_config(checkpoint.config)
+    config = read_config(Checkpoint.open(model))
     decoder = Decoder(config)
     print(decoder)
     print(f"vocabulary {config.vocab_size:,}, hidden {config.hidden_size}, rope {config.rope.rope_type} "

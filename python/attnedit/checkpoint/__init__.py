@@ -5,7 +5,7 @@ whole or not at all.
 """
 
 from attnedit.checkpoint.atomic import atomic_write
-from attnedit.checkpoint.folder import Checkpoint
+from attnedit.checkpoint.folder import Checkpoint, require_inside
 from attnedit.checkpoint.json_object import read_object
 from attnedit.checkpoint.pages import announce, give_back
 from attnedit.checkpoint.safetensors_file import read_arrays
@@ -18,6 +18,7 @@ __all__ = [
     "give_back",
     "read_arrays",
     "read_object",
+    "require_inside",
     "save_checkpoint",
     "write_arrays",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from attnedit.checked import shown
 from attnedit.checkpoint.json_object import read_object
 from attnedit.checkpoint.safetensors_file import Array, SafetensorsFile, Stored
 
@@ -62,8 +63,10 @@ class Checkpoint:
             raise NotADirectoryError(
                 f"[checkpoint] {folder} must be a folder, got {'a file' if folder.exists() else 'nothing'}"
             )
+        require_inside(folder, folder / CONFIG)
         config = read_object(folder / CONFIG)
         if os.path.lexists(folder / SINGLE):
+            require_inside(folder, folder / SINGLE)
             file = SafetensorsFile(folder / SINGLE)
             return cls(folder, config, StoredTensors(dict.fromkeys(file.stored, file)), (file.path,))
         if not (folder / INDEX).exists():
@@ -124,38 +127,45 @@ def _sharded(folder: Path) -> dict[str, SafetensorsFile]:
     index = folder / INDEX
     weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise ValueError(f"[checkpoint] {index}: weight_map must map tensors to files, got {weight_map!r}")
+        raise ValueError(f"[checkpoint] {index}: weight_map must map tensors to files, got {shown(weight_map)}")
     shards: dict[str, SafetensorsFile] = {}
     for name, shard in weight_map.items():
         if not isinstance(shard, str) or not shard.endswith(".safetensors") or "\\" in shard or "\0" in shard \
                 or PurePosixPath(shard).name != shard:  # fmt: skip
             raise ValueError(
-                f"[checkpoint] {index}: tensor {name!r} must lie in a .safetensors file of this folder, got {shard!r}"
+                f"[checkpoint] {index}: tensor {shown(name)} must lie in a .safetensors file of this folder, "
+                f"got {shown(shard)}"
             )
         if shard not in shards:
             path = folder / shard
             if not path.is_file() and not path.is_symlink():
-                raise FileNotFoundError(f"[checkpoint] {path} is missing; {INDEX} puts tensor {name!r} there")
-            if not _stays_inside(folder, path):
-                raise ValueError(
-                    f"[checkpoint] {path} must lie in its folder, it is a link to {os.path.realpath(path)}"
-                )
+                raise FileNotFoundError(f"[checkpoint] {path} is missing; {INDEX} puts tensor {shown(name)} there")
+            require_inside(folder, path)
             shards[shard] = SafetensorsFile(path)
         if name not in shards[shard].stored:
-            raise ValueError(f"[checkpoint] {folder / shard}: tensor {name!r} is missing; {INDEX} puts it there")
+            raise ValueError(f"[checkpoint] {folder / shard}: tensor {shown(name)} is missing; {INDEX} puts it there")
     holder: dict[str, str] = {}
     for shard, file in shards.items():
         for name in file.stored:
             if name in holder:
-                raise ValueError(f"[checkpoint] {folder}: tensor {name!r} is both in {holder[name]} and in {shard}")
+                raise ValueError(
+                    f"[checkpoint] {folder}: tensor {shown(name)} is both in {holder[name]} and in {shard}"
+                )
             holder[name] = shard
     return {name: shards[shard] for name, shard in holder.items()}
+
+
+def require_inside(folder: Path, path: Path) -> None:
+    """A file that somebody else's folder takes from outside would be read, and exported, as a part of the model."""
+    if not _stays_inside(folder, path):
+        raise ValueError(f"[checkpoint] {path} must lie in its folder, it is a link to {os.path.realpath(path)}")
 
 
 def _stays_inside(folder: Path, path: Path) -> bool:
     """Whether links end in folder or, in the Hugging Face cache, go from snapshots/x to the blobs beside it."""
     real = Path(os.path.realpath(path))
-    allowed = [Path(os.path.realpath(folder))]
-    if folder.parent.name == "snapshots":
-        allowed.append(Path(os.path.realpath(folder.parent.parent / "blobs")))
+    home = Path(os.path.realpath(folder))
+    allowed = [home]
+    if home.parent.name == "snapshots":
+        allowed.append(home.parent.parent / "blobs")
     return any(real.is_relative_to(root) for root in allowed)

@@ -5,6 +5,7 @@
 The format: https://huggingface.co/docs/safetensors. The PyPI reader copies each tensor that it returns.
 """
 
+import errno
 import math
 import mmap
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnedit.checked import shown
-from attnedit.checkpoint.json_object import must_be_file, parse_object
+from attnedit.checkpoint.json_object import MOST_JSON_BYTES, must_be_file, parse_object
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -30,7 +31,6 @@ DTYPES: dict[str, np.dtype[Any]] = {
         "F8_E5M2": ml_dtypes.float8_e5m2,
     }.items()
 }  # fmt: skip
-MOST_HEADER_BYTES = 100_000_000  # the reference reader's limit
 MOST_DIMENSIONS = 64  # numpy's limit
 
 
@@ -64,16 +64,23 @@ class SafetensorsFile:
                 f"[checkpoint] {path} is truncated or no safetensors: its header should have {header_bytes} bytes, "
                 f"{size - 8} are there"
             )
-        if header_bytes > MOST_HEADER_BYTES:
+        if header_bytes > MOST_JSON_BYTES:
             raise ValueError(
-                f"[checkpoint] {path} must have a header of at most {MOST_HEADER_BYTES} bytes, got {header_bytes}"
+                f"[checkpoint] {path} must have a header of at most {MOST_JSON_BYTES} bytes, got {header_bytes}"
             )
         header = parse_object(self._map[8 : 8 + header_bytes], f"[checkpoint] {path}: the header")
         self.stored = _checked(header, path, 8 + header_bytes, size)
 
     def array(self, name: str) -> Array:
-        """A read-only view of the file; a copy only where the file puts a tensor at an odd address for its type."""
+        """A read-only view of the file; a copy only where the file puts a tensor at an odd address for its type.
+
+        Raises OSError where the file was cut since it was opened: looking at what is gone would end the process.
+        """
         at = self.stored[name]
+        if self._map.size() < at.begin + at.nbytes:
+            raise OSError(
+                errno.EIO, f"tensor {shown(name)} is gone, the file was cut while it was open", str(self.path)
+            )
         array: Array = np.ndarray(at.shape, at.dtype, self._map, at.begin)
         return array if array.flags.aligned else array.copy()
 
@@ -84,20 +91,20 @@ def _checked(header: dict[str, Any], path: Path, data_begin: int, size: int) -> 
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError(f"[checkpoint] {path}: __metadata__ must map text to text, got {shown(metadata)}")
     stored = {
-        name: _tensor(f"[checkpoint] {path}: tensor {name!r}", entry, data_begin) for name, entry in header.items()
+        name: _tensor(f"[checkpoint] {path}: tensor {shown(name)}", entry, data_begin) for name, entry in header.items()
     }
     end, before = data_begin, "the header"
     for name, at in sorted(stored.items(), key=lambda item: (item[1].begin, item[1].nbytes)):
         if at.begin != end:
             fault = "overlaps" if at.begin < end else "leaves a gap, as of a deleted tensor, behind"
             raise ValueError(
-                f"[checkpoint] {path}: tensor {name!r} {fault} {before}: it begins at byte {at.begin - data_begin}, "
-                f"not {end - data_begin}"
+                f"[checkpoint] {path}: tensor {shown(name)} {fault} {before}: "
+                f"it begins at byte {at.begin - data_begin}, not {end - data_begin}"
             )
-        end, before = at.begin + at.nbytes, repr(name)
+        end, before = at.begin + at.nbytes, shown(name)
         if end > size:
             raise ValueError(
-                f"[checkpoint] {path} is truncated: tensor {name!r} ends at byte {end}, the file has {size}"
+                f"[checkpoint] {path} is truncated: tensor {shown(name)} ends at byte {end}, the file has {size}"
             )
     if end != size:
         raise ValueError(f"[checkpoint] {path} has {size - end} bytes behind {before} that belong to no tensor")

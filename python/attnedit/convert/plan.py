@@ -11,7 +11,7 @@ from attnedit.edit import MLA, GateSWA
 from attnedit.edit.edit import AUTO_TOKENS, CALIBRATION_TOKENS
 from attnedit.evaluate.cache import cache_size
 from attnedit.models import Decoder, DecoderConfig
-from attnedit.models.load import family_of
+from attnedit.models.load import read_config
 from attnedit.nn import GateSWAConfig, MLAConfig
 from attnedit.runtime import get_num_threads
 
@@ -94,7 +94,7 @@ class Plan:
 def plan(recipe: Recipe) -> Plan:
     """Reads nothing but config.json and the tensors' headers."""
     checkpoint = Checkpoint.open(recipe.teacher)
-    source = family_of(checkpoint.config).decoder_config(checkpoint.config)
+    source = read_config(checkpoint)
     recipe = recipe.fitted(source.rope.max_position_embeddings)
     target = target_config(recipe.target, source)
     student, layers = Decoder(target), range(source.num_hidden_layers)

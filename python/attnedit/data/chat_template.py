@@ -1,66 +1,71 @@
 """Chat templates: the Jinja program in a tokenizer's folder that writes messages as the text a model was trained on."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
-
-import jinja2
-import jinja2.ext
-from jinja2 import nodes
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing import Any
 
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-
-
-class Generation(jinja2.ext.Extension):
-    """{% generation %} marks what the assistant says, for training; here it is what it encloses."""
-
-    tags = {"generation"}  # noqa: RUF012  as jinja2 declares it
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+MOST_SOURCE = 2**20  # characters; published ones have some thousands
+# Of the process that renders: its memory with Python and Jinja in it, seconds of computing, files that it may write.
+LIMITS = {"RLIMIT_AS": 2**29, "RLIMIT_CPU": 10, "RLIMIT_FSIZE": 0}
+MOST_SECONDS = 60  # by the clock, where others take the processor
 
 
 class ChatTemplate:
     """A folder's chat_template.jinja, or the chat_template of its tokenizer_config.json.
 
-    Templates are other people's programs: they run in Jinja's sandbox, with the variables and functions that
-    transformers gives them. Raises ValueError in one line for a folder without one and for what does not render.
+    Templates are other people's programs: they run in Jinja's sandbox, in a process of its own with little memory and
+    time, with the variables and functions that transformers gives them. Raises ValueError in one line for a folder
+    without one and for what does not render.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         """config: the folder's tokenizer_config.json."""
-        source = _source(folder, config)
+        self._source = _source(folder, config)
         self._special = {key: _content(config[key]) for key in SPECIAL if config.get(key) is not None}
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, Generation]
-        )
-        environment.filters["tojson"] = _tojson
-        environment.globals |= {"raise_exception": _raise, "strftime_now": _now}
-        try:
-            self._template = environment.from_string(source)
-        except Exception as error:  # whatever a wrong program makes the parser raise
-            raise ValueError(f"[chat template] {folder}: {_line(error)}") from None
 
     def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **more: Any) -> str:
         """messages: {"role": ..., "content": ...}, as chat interfaces have them; more: the template's own variables.
 
-        add_generation_prompt: up to where the assistant begins to speak.
+        All of it must be what JSON can hold. add_generation_prompt: up to where the assistant begins to speak.
         """
         if not messages:
             raise ValueError("[chat template] messages must have at least one message, got none")
         for i, message in enumerate(messages):
             if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
                 raise ValueError(f"[chat template] message {i} must be a mapping with a role, got {message!r:.80}")
-        variables = {"tools": None, "documents": None} | self._special | more
+        said = {"messages": [dict(message) for message in messages], "add_generation_prompt": add_generation_prompt}
+        variables = {"tools": None, "documents": None} | self._special | more | said
         try:
-            return self._template.render(messages=messages, add_generation_prompt=add_generation_prompt, **variables)
-        except Exception as error:  # the template is somebody's program
-            raise ValueError(f"[chat template] it does not render: {_line(error)}") from None
+            asked = json.dumps({"source": self._source, "variables": variables, "limits": LIMITS})
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"[chat template] messages and variables must be as JSON has them: {error}") from None
+        answer = _answer(asked)
+        if "error" in answer:
+            raise ValueError(f"[chat template] it does not render: {answer['error']}")
+        return answer["text"]
+
+
+def _answer(asked: str) -> dict[str, str]:
+    script = Path(__file__).with_name("template_process.py")
+    # -P: what lies beside the script is no module of its own.
+    command = [sys.executable, "-P", str(script)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONUTF8": "1"}
+    try:
+        done = subprocess.run(command, input=asked.encode(), capture_output=True, timeout=MOST_SECONDS, env=environment)
+    except subprocess.TimeoutExpired:
+        return {"error": f"it takes more than {MOST_SECONDS} s"}
+    if done.returncode < 0:  # a signal: SIGXCPU, or what the system sends where memory ends
+        limits = f"{LIMITS['RLIMIT_CPU']} s of computing or {LIMITS['RLIMIT_AS'] >> 20} MiB"
+        return {"error": f"it needs more than {limits}"}
+    if done.returncode:
+        return {"error": " ".join(done.stderr.decode(errors="replace").split())[-500:]}
+    answer: dict[str, str] = json.loads(done.stdout)
+    return answer
 
 
 def read_messages(path: Path | None, user: str | None, system: str | None) -> list[dict[str, Any]]:
@@ -79,38 +84,25 @@ def read_messages(path: Path | None, user: str | None, system: str | None) -> li
 
 def _source(folder: Path, config: Mapping[str, Any]) -> str:
     path = folder / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
     written = config.get("chat_template")
-    if isinstance(written, list):  # several, by name
-        named = {each.get("name"): each.get("template") for each in written if isinstance(each, Mapping)}
-        written = named.get("default")
+    if path.is_file():
+        try:
+            with path.open(encoding="utf-8") as file:
+                written = file.read(MOST_SOURCE + 1)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"[chat template] {path} must be UTF-8: {error}") from None
+    elif isinstance(written, list):  # several, by name
+        several = (each for each in written if isinstance(each, Mapping))
+        written = next((each.get("template") for each in several if each.get("name") == "default"), None)
     if not isinstance(written, str):
         raise ValueError(
             f"[chat template] {folder} must hold chat_template.jinja, or tokenizer_config.json a chat_template; "
             "models without one take prompts only"
         )
+    if len(written) > MOST_SOURCE:
+        raise ValueError(f"[chat template] {folder}: it must have at most {MOST_SOURCE} characters, got more")
     return written
 
 
 def _content(token: Any) -> Any:
     return token.get("content") if isinstance(token, Mapping) else token
-
-
-def _line(error: Exception) -> str:
-    at = f"line {error.lineno}: " if isinstance(error, jinja2.TemplateSyntaxError) else ""
-    return f"{at}{' '.join(str(error).split()) or type(error).__name__}"
-
-
-def _tojson(x: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None,
-            sort_keys: bool = False) -> str:  # fmt: skip
-    """Jinja's own would escape for HTML."""
-    return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _now(form: str) -> str:
-    return datetime.now().strftime(form)

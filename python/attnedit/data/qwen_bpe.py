@@ -7,6 +7,8 @@ import tokenizers
 from tokenizers import decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
+from attnedit.data.tokenizer_limits import one_line
+
 # How Qwen2 and Qwen3 cut text before merging (transformers, Qwen2Tokenizer): one digit a piece.
 PIECES = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -22,12 +24,8 @@ def byte_level_bpe(vocabulary: Path, merges: Path, config: dict[str, Any]) -> An
             f"[tokenizer] {vocabulary.parent} must hold tokenizer.json; vocab.json and merges.txt do for a "
             f"tokenizer_class Qwen2Tokenizer only, got {kind!r}"
         )
-    try:
+    with one_line(f"{vocabulary} and {merges} cannot be read"):
         model = BPE.from_file(str(vocabulary), str(merges))
-    except Exception as error:  # the library raises plain Exception
-        raise ValueError(
-            f"[tokenizer] {vocabulary} and {merges} cannot be read: {' '.join(str(error).split())}"
-        ) from None
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -50,9 +48,9 @@ def _add(tokenizer: Any, config: dict[str, Any]) -> None:
             tokenizers.AddedToken(token["content"], **{key: bool(token.get(key, False)) for key in FLAGS})
             for _, token in added
         ]
+        tokenizer.add_tokens(tokens)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ValueError("[tokenizer] added_tokens_decoder must map ids to tokens with a content") from None
-    tokenizer.add_tokens(tokens)
     for (number, _), token in zip(added, tokens, strict=True):
         if tokenizer.token_to_id(token.content) != number:
             raise ValueError(

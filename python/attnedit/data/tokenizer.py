@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ import tokenizers
 from attnedit.data.chat_template import ChatTemplate
 from attnedit.data.qwen_bpe import byte_level_bpe
 from attnedit.data.rows import Array
+from attnedit.data.tokenizer_limits import MOST_IDS, one_line, require_bounded, require_no_charsmap
 
 DOCUMENTS_AT_A_TIME = 1024
 CHARACTERS_AT_A_TIME = 1 << 21
+MOST_IN_FRONT = 16  # tokens
 END_OF_TEXT = "<|endoftext|>"
 
 
@@ -44,8 +46,18 @@ class Tokenizer:
         # Cutting and padding are the caller's; files written for inference may hold either.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        require_bounded(self._tokenizer, self._files[0])
         self.vocab_size: int = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        if self.vocab_size > MOST_IDS:
+            raise ValueError(
+                f"[tokenizer] {self._files[0]} must number its tokens below {MOST_IDS}, got {self.vocab_size - 1}"
+            )
         self._prefix = self._put_in_front()
+        if len(self._prefix) > MOST_IN_FRONT or not all(token < self.vocab_size for token in self._prefix):
+            raise ValueError(
+                f"[tokenizer] {self._files[0]} must put at most {MOST_IN_FRONT} of its {self.vocab_size} tokens in "
+                f"front of a text, got {len(self._prefix)}, the highest {max(self._prefix)}"
+            )
 
     @property
     def bos_id(self) -> int | None:
@@ -78,7 +90,12 @@ class Tokenizer:
 
     def encode_stream(self, documents: Iterable[str]) -> Iterator[Array]:
         """The same one by one, in little memory: while some are taken, the library encodes the next on all cores."""
-        encode = partial(self._tokenizer.encode_batch_fast, add_special_tokens=False)
+
+        def encode(part: list[str]) -> list[Any]:
+            with one_line("a document cannot be encoded"):
+                encodings: list[Any] = self._tokenizer.encode_batch_fast(part, add_special_tokens=False)
+            return encodings
+
         with ThreadPoolExecutor(1) as worker:
             waiting: Future[list[Any]] | None = None
             for part in chain(_batched(documents), [None]):
@@ -96,7 +113,8 @@ class Tokenizer:
         Nothing is put in front: a template writes its own beginning.
         """
         text = self._chat_template.render(messages, add_generation_prompt, **more)
-        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
+        with one_line("a conversation cannot be encoded"):
+            return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
 
     @cached_property
     def _chat_template(self) -> ChatTemplate:
@@ -111,7 +129,8 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int] | Array) -> str:
         """The text of some tokens, special ones left out."""
-        text: str = self._tokenizer.decode([int(token) for token in ids])
+        with one_line("tokens cannot be decoded"):
+            text: str = self._tokenizer.decode([int(token) for token in ids])
         return text
 
     def fingerprint(self) -> str:
@@ -123,7 +142,8 @@ class Tokenizer:
 
     def _put_in_front(self) -> list[int]:
         """The tokens that every document begins with."""
-        probe = self._tokenizer.encode("a")
+        with one_line(f"{self._files[0]} cannot encode a letter"):
+            probe = self._tokenizer.encode("a")
         own = probe.special_tokens_mask.index(0) if 0 in probe.special_tokens_mask else 0
         prefix: list[int] = probe.ids[:own]
         bos = self._special("bos_token")
@@ -143,6 +163,7 @@ class Tokenizer:
             token = token.get("content")
         if not isinstance(token, str):
             return None
+        token = token.encode(errors="replace").decode()  # half a surrogate pair is in no vocabulary
         found: int | None = self._tokenizer.token_to_id(token)
         if found is None:
             raise ValueError(f"[tokenizer] {key} {token!r} is not in the vocabulary")
@@ -163,10 +184,9 @@ def _batched(documents: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _loaded(path: Path) -> Any:
-    try:
+    require_no_charsmap(path)
+    with one_line(f"{path} cannot be read"):
         return tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception
-        raise ValueError(f"[tokenizer] {path} cannot be read: {' '.join(str(error).split())}") from None
 
 
 def _json_object(path: Path) -> dict[str, Any]:

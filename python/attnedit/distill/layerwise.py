@@ -7,6 +7,7 @@ exchange nothing, so any subset in any order gives the same result.
 """
 
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ from attnedit.distill.budget import (
     layerwise_rate,
     steps_for,
 )
-from attnedit.distill.loop import Losses, Metrics, Saved, descend, train
+from attnedit.distill.loop import Losses, Metrics, NotFinite, Saved, descend, train
 from attnedit.distill.optimizer import Method, Optimizer, trainable
 from attnedit.distill.schedule import Schedule
 from attnedit.models import Decoder
@@ -132,6 +133,8 @@ def _train_layer(
     layer = states.layer
     block = student.layers[layer]
     initial = nmse(block, states)
+    if not math.isfinite(initial):
+        raise NotFinite(f"[layerwise] layer {layer}: nmse is {initial} before training: {_overflow(block, states)}")
     attention: Attention = block.self_attn
     for path, parameter in list(attention.named_parameters()):
         attention.set_parameter(path, trainable(parameter))
@@ -185,6 +188,15 @@ def _batch(block: Block, states: States, rows: Array) -> tuple[Tensor, Tensor]:
     with no_grad():
         u = block.input_layernorm(tensor(states.hidden(rows)))
     return u, tensor(states.target(rows))
+
+
+def _overflow(block: Block, states: States) -> str:
+    rows = np.arange(min(PROBE_ROWS, states.shape[0]))
+    if not np.isfinite(states.hidden(rows)).all():
+        return f"the teacher's hidden state before layers.{states.layer} holds NaN or Inf"
+    if not np.isfinite(states.target(rows)).all():
+        return f"the teacher's layers.{states.layer}.self_attn gives NaN or Inf"
+    return f"the student's layers.{states.layer}.self_attn gives NaN or Inf, or more than float32 holds when squared"
 
 
 def nmse(block: Block, states: States) -> float:

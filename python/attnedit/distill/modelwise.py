@@ -22,6 +22,7 @@ from attnedit.distill.loop import Losses, Metrics, NotFinite, Saved, descend, tr
 from attnedit.distill.optimizer import Method, Optimizer, trainable
 from attnedit.distill.schedule import Schedule
 from attnedit.models import Decoder
+from attnedit.models.decoder import overflow
 from attnedit.tensor import Array, Tensor, full, tensor
 
 PROBE_ROWS = 16  # training rows on which a phase must not end worse than it began
@@ -72,7 +73,9 @@ def modelwise(
     """
     before = probe_kl(student, teacher, tokens)
     if not math.isfinite(before):
-        raise NotFinite(f"[modelwise] kl is {before} before training: the teacher's or the student's numbers overflow")
+        rows = tokens_of(tokens, slice(0, available(tokens, PROBE_ROWS)))
+        where = overflow(list(rows), teacher=teacher, student=student)
+        raise NotFinite(f"[modelwise] kl is {before} before training: {where}")
     edited = edited_layers(student, teacher)
     parameters, multipliers = _choose(student, edited, options)
     start = {path: parameter.numpy().copy() for path, parameter in parameters.items()}

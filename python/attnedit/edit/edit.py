@@ -1,5 +1,6 @@
 """Teacher -> student: what the edit leaves alone is shared, the new attention is initialised from the old."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from attnedit.edit.regression import LatentDims, SourceAttention, regression_lat
 from attnedit.edit.starts import random_latent, svd_latent
 from attnedit.edit.targets import MLA, GateSWA
 from attnedit.models import Decoder, DecoderConfig
+from attnedit.models.decoder import overflow
 from attnedit.models.load import map_parameters
 from attnedit.nn import GQA, MLAConfig
 from attnedit.tensor import Array, Tensor, full, tensor
@@ -71,6 +73,9 @@ def layer_path(folder: Path, layer: int) -> Path:
 
 def _set_attention(student: Decoder, layer: int, arrays: Mapping[str, Array], folder: Path | None) -> None:
     attention, weights = student.layers[layer].self_attn, {f"{name}.weight": array for name, array in arrays.items()}
+    for name, array in weights.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"[edit] layer {layer}: {name} would hold NaN or Inf: the teacher's numbers overflow")
     if folder is not None:
         write_arrays(layer_path(folder, layer), weights)
         map_parameters(attention, layer_path(folder, layer))
@@ -162,8 +167,12 @@ def _latent(
             dims = LatentDims(config.kv_lora_rank, config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim)
             if hidden:
                 student_freq, _ = student.config.rope.frequencies(config.qk_rope_head_dim)
-                u = np.concatenate([u.numpy() for u in normed])
-                arrays = regression_latent(source, dims, u, student_freq, starts=starts)
+                u = np.concatenate([part.numpy() for part in normed])
+                try:
+                    with np.errstate(over="ignore", invalid="ignore"):  # what comes of them is looked at
+                        arrays = regression_latent(source, dims, u, student_freq, starts=starts)
+                except np.linalg.LinAlgError as error:
+                    raise ValueError(f"[edit] layer {i}: the teacher's attention has no regression: {error}") from None
             elif target.init == "svd":
                 arrays = svd_latent(source, dims)
             else:
@@ -171,8 +180,8 @@ def _latent(
             _set_attention(student, i, arrays, folder)
         with no_grad():
             hidden = [
-                block.after_attention(h, block.self_attn(u, document_starts=begins))
-                for h, u, begins in zip(hidden, normed, _begins(starts, normed), strict=True)
+                block.after_attention(h, block.self_attn(n, document_starts=begins))
+                for h, n, begins in zip(hidden, normed, _begins(starts, normed), strict=True)
             ]
 
 
@@ -208,12 +217,16 @@ def auto_full_layers(teacher: Decoder, target: GateSWA, rows: Array, starts: Arr
         def divergence(layer: int, chosen: tuple[int, ...] = chosen) -> float:
             (given,) = forward([_gated(teacher, target, (*chosen, layer))], batches, starts=begins)
             with no_grad():
-                return sum(
+                kl = sum(
                     ops.fused_kl(
                         s, teacher.head, t, teacher.head, full((s.size // s.shape[2],), 1 / rows.size)
                     ).loss.item()
                     for s, t in zip(given, expected, strict=True)
                 )
+            if not math.isfinite(kl):
+                where = overflow(list(rows[:SHORTLIST]), teacher=teacher)
+                raise ValueError(f'[edit] full_layers="auto": kl is {kl} with layer {layer} full: {where}')
+            return kl
 
         chosen = (*chosen, min((c for c in candidates if c not in chosen), key=divergence))
     return tuple(sorted(chosen))

@@ -120,7 +120,8 @@ def split_rotary(
         else:
             component, amplitude = vectors[:, -1].conj() @ weighted, vectors[:, -1] / weight
         rest[:, f] -= amplitude[:, None] * component
-        size = np.sqrt(max((component @ moment @ component.conj()).real, 1e-30))
+        energy_left = (component @ moment @ component.conj()).real
+        size = np.sqrt(energy_left) if energy_left > 1e-30 else 1.0
         rotary_key[p] = component / size
         rotary_queries[:, p] = queries[:, f] * np.repeat(amplitude * size, group).conj()[:, None]
     return rotary_queries, rotary_key, rest
@@ -164,6 +165,7 @@ def principal_latents(features: Float64, moment: Float64, rank: int) -> Float64:
         left = np.eye(len(moment)) - moment @ latents.T @ latents
         values, vectors = np.linalg.eigh(left @ moment @ left.T)
         size = np.sqrt(np.maximum(values[::-1][: rank - kept, None], 1e-9 * np.trace(moment)))
+        size[size == 0] = 1  # the input is nothing but zeros
         latents = np.concatenate([latents, vectors[:, ::-1][:, : rank - kept].T @ left / size])
     return np.asarray(latents)
 

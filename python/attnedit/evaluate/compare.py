@@ -11,6 +11,7 @@ from attnedit.activations import forward, give_back_all, grouped
 from attnedit.autograd import no_grad
 from attnedit.evaluate.plots import by_position
 from attnedit.models import Decoder
+from attnedit.models.decoder import overflow
 from attnedit.tensor import Array, Tensor, full
 
 BATCH_TOKENS = 4096
@@ -110,6 +111,9 @@ def evaluate(student: Decoder, teacher: Decoder, heldout: list[Array]) -> Compar
                 total[: min(longest, len(by_position))] += by_position[:longest]
         give_back_all(*(room for model in models for room in (model.embed_tokens, model.lm_head)))
     whole, quarter = _stretch(sums, 0, longest), max(1, longest // 4)
+    if not np.isfinite([whole.teacher_nll, whole.student_nll, whole.kl]).all():
+        where = overflow(rows[:MOST_CURVE_POINTS], teacher=teacher, student=student)
+        raise FloatingPointError(f"[evaluate] the losses must be finite: {where}")
     curves, positions = _curves(sums)
     return Comparison(
         tokens=whole.tokens,

@@ -1,13 +1,13 @@
 """Task files: the layouts that multiple-choice and last-word tasks come in."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from attnedit.checkpoint.json_object import parse_object
+from attnedit.checked import shown
+from attnedit.checkpoint.json_object import parse_json, parse_object
 
 # What a record is recognised by. The first and third are llm-foundry's, the fourth is LAMBADA's own.
 LAYOUTS = (("query", "choices", "gold"), ("prompt", "options", "input_label"), ("context", "continuation"), ("text",))
@@ -39,7 +39,7 @@ def read_questions(path: Path, limit: int | None = None) -> list[Question]:
     layout = next((keys for keys in LAYOUTS if set(keys) <= set(first)), None)
     if layout is None:
         known = "; ".join(", ".join(keys) for keys in LAYOUTS)
-        raise UnknownLayout(f"[tasks] {where} must have the keys of a known layout ({known}), got {', '.join(first)}")
+        raise UnknownLayout(f"[tasks] {where} must have the keys of a known layout ({known}), got {shown(list(first))}")
     return [_question(where, record, layout) for where, record in records]
 
 
@@ -60,10 +60,7 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _list(path: Path) -> list[Any]:
-    try:
-        parsed = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"[tasks] {path} must be JSON: {error}") from None
+    parsed = parse_json(path.read_bytes(), f"[tasks] {path}")
     if isinstance(parsed, dict):
         lists = [value for value in parsed.values() if isinstance(value, list)]
         parsed = lists[0] if len(lists) == 1 else None
@@ -76,7 +73,7 @@ def _question(where: str, record: dict[str, Any], layout: tuple[str, ...]) -> Qu
     for key in layout:
         if key not in record:
             raise ValueError(
-                f"[tasks] {where} must have the key {key!r} as the first item has, got {', '.join(record)}"
+                f"[tasks] {where} must have the key {key!r} as the first item has, got {shown(list(record))}"
             )
     context = record[layout[0]]
     if not isinstance(context, str):
@@ -88,12 +85,12 @@ def _question(where: str, record: dict[str, Any], layout: tuple[str, ...]) -> Qu
     else:
         choices, gold = record[layout[1]], record[layout[2]]
         if not isinstance(choices, list) or len(choices) < 2:
-            raise ValueError(f"[tasks] {where}: {layout[1]} must be a list of at least 2 texts, got {choices!r:.80}")
+            raise ValueError(f"[tasks] {where}: {layout[1]} must be a list of at least 2 texts, got {shown(choices)}")
         if not isinstance(gold, int) or isinstance(gold, bool) or not 0 <= gold < len(choices):
-            raise ValueError(f"[tasks] {where}: {layout[2]} must be from 0 to {len(choices) - 1}, got {gold!r:.80}")
+            raise ValueError(f"[tasks] {where}: {layout[2]} must be from 0 to {len(choices) - 1}, got {shown(gold)}")
     for choice in choices:
         if not isinstance(choice, str) or not choice.strip():
-            raise ValueError(f"[tasks] {where}: {layout[1]} must be text that is not empty, got {choice!r:.80}")
+            raise ValueError(f"[tasks] {where}: {layout[1]} must be text that is not empty, got {shown(choice)}")
     if context.startswith("Question:") and not context.rstrip().endswith("Answer:"):
         context += "\nAnswer:"  # the prompt that the harness gives ARC
     return Question(where, context, tuple(" " + choice.lstrip(" ") for choice in choices), gold)

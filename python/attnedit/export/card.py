@@ -61,14 +61,20 @@ def front_matter(folder: Path) -> dict[str, Any]:
     path = folder / "README.md"
     if not path.is_file():
         return {}
-    parts = path.read_text("utf-8", errors="replace").split("---", 2)
+    with path.open("rb") as file:
+        parts = file.read(2**20).decode("utf-8", errors="replace").split("---", 2)
     if len(parts) < 3 or parts[0].strip():
         return {}
     try:
-        stated = yaml.safe_load(parts[1])
-    except yaml.YAMLError:
+        # Somebody else's file: everything is text, and nothing is merged, so that nothing grows.
+        stated = yaml.load(parts[1], yaml.BaseLoader)
+    except (yaml.YAMLError, RecursionError):
         return {}
-    return stated if isinstance(stated, dict) else {}
+    return {key: value for key, value in stated.items() if _texts(value)} if isinstance(stated, dict) else {}
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(each, str) for each in value))
 
 
 def base_model(stated: Mapping[str, Any], source: Path | None) -> Any:

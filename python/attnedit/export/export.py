@@ -11,7 +11,7 @@ from typing import Literal
 import ml_dtypes
 import numpy as np
 
-from attnedit.checkpoint import save_checkpoint
+from attnedit.checkpoint import require_inside, save_checkpoint
 from attnedit.export.card import licence_files, model_card
 from attnedit.export.keys import Tensors
 from attnedit.export.parity import (
@@ -76,8 +76,11 @@ def export(
     raw = writer.raw_config(model.config) | {"dtype": dtype, "torch_dtype": dtype}
     files = [*getattr(writer, "FILES", ())]
     if source is not None:
-        files += [Path(source) / name for name in CARRIED if (Path(source) / name).exists()]
-        files += licence_files(Path(source))
+        carried = [Path(source) / name for name in CARRIED if (Path(source) / name).exists()]
+        carried += licence_files(Path(source))
+        for path in carried:
+            require_inside(Path(source), path)
+        files += carried
 
     def finish(written: Path) -> None:
         figures = _checked(model, written, dtype, format)

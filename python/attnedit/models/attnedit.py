@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from attnedit.checked import shown
 from attnedit.models.decoder import AttentionConfig, DecoderConfig
 from attnedit.models.keys import SharedKeys, read_keys
 from attnedit.models.llama import tensor_name
@@ -51,6 +52,6 @@ def decoder_config(raw: dict[str, Any]) -> DecoderConfig:
     for i, written in enumerate(keys.attention):
         kind = written.pop("type", None)
         if kind not in list(KINDS):
-            raise ValueError(f"[config.json] attention[{i}].type must be one of {', '.join(KINDS)}, got {kind!r}")
+            raise ValueError(f"[config.json] attention[{i}].type must be one of {', '.join(KINDS)}, got {shown(kind)}")
         layers.append(read_keys(KINDS[kind], written, f"attention[{i}]: ", "forbid"))
     return replace(keys.decoder_config(keys.source_model_type, tuple(layers)), moe=keys.moe)

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
+
 from attnedit import notebook, ops
-from attnedit.autograd import recompute
+from attnedit.autograd import no_grad, recompute
 from attnedit.nn import (
     GQA,
     MLA,
@@ -116,6 +118,16 @@ class Block(Module):
         return self.after_attention(h, self.self_attn(self.input_layernorm(h), cache, document_starts))
 
 
+def overflow(rows: Sequence[Array], **models: "Decoder") -> str:
+    """For messages: which model's which part gives the first NaN or Inf on these rows of tokens."""
+    for row in rows:
+        for name, model in models.items():
+            path = model.first_not_finite(np.ascontiguousarray(row[None]))
+            if path is not None:
+                return f"the {name}'s {path} gives NaN or Inf"
+    return f"the numbers of {' or '.join(models)} overflow"
+
+
 class Decoder(Module):
     """tokens int32 [B, T] -> hidden states [B, T, hidden_size] after the final norm; logits = hidden head^T."""
 
@@ -159,6 +171,18 @@ class Decoder(Module):
     def logits(self, tokens: Array) -> Tensor:
         """[B, T, vocab_size]: for few tokens; the losses never hold them."""
         return ops.linear(self(tokens), self.head)
+
+    def first_not_finite(self, tokens: Array) -> str | None:
+        """What gives the first NaN or Inf for tokens [B, T]: a path as parameters have it; None where nothing does."""
+        with no_grad():
+            h = self.embed_tokens(tokens)
+            places = [("embed_tokens", h)]
+            for i, block in enumerate(self.layers):
+                a = block.self_attn(block.input_layernorm(h))
+                h = block.after_attention(h, a)
+                places += [(f"layers.{i}.self_attn", a), (f"layers.{i}.mlp", h)]
+            places.append(("norm", self.norm(h)))
+        return next((path for path, x in places if not np.isfinite(x.numpy()).all()), None)
 
     def frozen(self, path: str) -> bool:
         """Whether nothing trains this parameter: experts and their router stay as they are."""

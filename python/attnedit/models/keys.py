@@ -5,12 +5,14 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from attnedit.checked import Epsilon, Length, Positive, Size, checked, shown
+from attnedit.checked import Epsilon, Length, Size, checked, shown
 from attnedit.models.decoder import AttentionConfig, DecoderConfig
 from attnedit.nn import RopeParameters
 
 T = TypeVar("T")
-Theta = Annotated[float, Field(gt=1, allow_inf_nan=False)]
+# Wide, and so that no frequency, and no product of a few such numbers, leaves float32.
+Theta = Annotated[float, Field(gt=1, le=1e30, allow_inf_nan=False)]
+Scale = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,13 +85,13 @@ class Unscaled:
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(Unscaled):
-    factor: Positive
+    factor: Scale
 
 
 @dataclass(frozen=True, kw_only=True)
 class Llama3(Linear):
-    low_freq_factor: Positive
-    high_freq_factor: Positive
+    low_freq_factor: Scale
+    high_freq_factor: Scale
     original_max_position_embeddings: Length
 
     def __post_init__(self) -> None:
@@ -103,12 +105,12 @@ class Llama3(Linear):
 @dataclass(frozen=True, kw_only=True)
 class Yarn(Linear):
     original_max_position_embeddings: Length | None = None
-    beta_fast: Positive | None = None
-    beta_slow: Positive | None = None
+    beta_fast: Scale | None = None
+    beta_slow: Scale | None = None
     truncate: bool = True
-    attention_factor: Positive | None = None
-    mscale: Epsilon | None = None
-    mscale_all_dim: Epsilon | None = None
+    attention_factor: Scale | None = None
+    mscale: Scale | Literal[0] | None = None
+    mscale_all_dim: Scale | Literal[0] | None = None
 
 
 SCALINGS: dict[str, type[Unscaled]] = {"default": Unscaled, "linear": Linear, "llama3": Llama3, "yarn": Yarn}

@@ -1,6 +1,7 @@
 """A Hugging Face folder -> Decoder: memory-mapped, nothing copied but the norms."""
 
 import importlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from attnedit.checked import shown
 from attnedit.checkpoint import Checkpoint, give_back, read_arrays, read_object
-from attnedit.models.decoder import Decoder
+from attnedit.models.decoder import Decoder, DecoderConfig
 from attnedit.models.fused_experts import split_experts
 from attnedit.nn import Module
 from attnedit.tensor import Array, borrow, tensor
@@ -19,6 +20,7 @@ from attnedit.tensor import Array, borrow, tensor
 # What some folders store besides weights: computed again here, or by tied heads the embedding itself.
 BUFFERS = (".rotary_emb.inv_freq", "lm_head.weight")
 GENERATION = "generation_config.json"
+MOST_EXPERTS = 100_000  # of all layers together; each is objects in memory, whatever its size
 _NOT_A_FAMILY = {"__init__", "cache", "decoder", "fused_experts", "hybrid", "keys", "load"}
 
 
@@ -36,6 +38,26 @@ def family_of(raw: dict[str, Any]) -> ModuleType:
     return importlib.import_module(f"attnedit.models.{model_type}")
 
 
+def read_config(checkpoint: Checkpoint) -> DecoderConfig:
+    """The model that config.json describes. Raises ValueError where the weights are far too few for it, so that what is
+    built from it is never much larger than the files."""
+    config: DecoderConfig = family_of(checkpoint.config).decoder_config(checkpoint.config)
+    moe, layers, width = config.moe, config.num_hidden_layers, config.hidden_size
+    needed, experts = (config.vocab_size + 2 * layers) * width, 0
+    if moe is not None:
+        experts = sum(map(moe.sparse, range(layers))) * moe.num_experts
+        needed += experts * 3 * width * moe.moe_intermediate_size
+    if experts > MOST_EXPERTS:
+        raise ValueError(f"[config.json] num_experts must be at most {MOST_EXPERTS} in all layers, got {experts}")
+    held = sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names())
+    if held < needed:
+        raise ValueError(
+            f"[config.json] vocab_size {config.vocab_size}, hidden_size {width}, num_hidden_layers {layers} and "
+            f"{experts} experts need more than {needed} numbers, the weights hold {held}"
+        )
+    return config
+
+
 def load(folder: str | Path) -> Decoder:
     """Reads a folder of any known model_type. Matrices stay in their storage type, mapped from the file.
 
@@ -43,7 +65,7 @@ def load(folder: str | Path) -> Decoder:
     """
     checkpoint = Checkpoint.open(Path(folder))
     family = family_of(checkpoint.config)
-    decoder = Decoder(family.decoder_config(checkpoint.config))
+    decoder = Decoder(read_config(checkpoint))
     tensors: Mapping[str, Array] = checkpoint.tensors
     if hasattr(family, "unpacked"):  # a family that stores a parameter in another form than the decoder's
         tensors = family.unpacked(decoder.config, tensors)
@@ -60,7 +82,7 @@ def set_parameters(decoder: Decoder, tensors: Mapping[str, Array], tensor_name: 
     surplus = set(tensors) - {tensor_name(path) for path, _ in decoder.named_parameters()}
     surplus = {name for name in surplus if not name.endswith(BUFFERS)}
     if surplus:
-        first, more = min(surplus), f" and {len(surplus) - 1} more" if len(surplus) > 1 else ""
+        first, more = _plain(min(surplus)), f" and {len(surplus) - 1} more" if len(surplus) > 1 else ""
         experts = "" if decoder.config.moe is None else f", num_experts {decoder.config.moe.num_experts}"
         raise ValueError(
             f"[load] every tensor must have its place in the model, tensor {first}{more} has none; "
@@ -79,6 +101,11 @@ def set_parameters(decoder: Decoder, tensors: Mapping[str, Array], tensor_name: 
             raise ValueError(f"[load] tensor {name} holds NaN or Inf")
         give_back(array)  # looking at every number must not leave the whole file in memory
         decoder.set_parameter(path, tensor(array) if array.ndim == 1 else borrow(array))
+
+
+def _plain(name: str) -> str:
+    """A tensor's name as it is, where it is what such names are."""
+    return name if name.isprintable() and len(name) <= 200 else shown(name)
 
 
 def map_parameters(module: Module, path: Path) -> None:

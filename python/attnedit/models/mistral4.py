@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from attnedit.checked import Layers, Size, shown
 from attnedit.models.decoder import DecoderConfig
 from attnedit.models.keys import SharedKeys, read_keys
 from attnedit.models.llama import tensor_name
@@ -18,10 +19,10 @@ class Mistral4Keys(SharedKeys):
     """What a plain mixture does not have is refused by its key."""
 
     rope_parameters: dict[str, Any]
-    n_routed_experts: int
-    num_experts_per_tok: int
-    moe_intermediate_size: int
-    first_k_dense_replace: int
+    n_routed_experts: Size
+    num_experts_per_tok: Size
+    moe_intermediate_size: Size
+    first_k_dense_replace: Layers
     norm_topk_prob: bool
     n_shared_experts: Literal[0]
     n_group: Literal[1]
@@ -42,15 +43,14 @@ def decoder_config(raw: dict[str, Any]) -> DecoderConfig:
         ("rope_parameters.llama_4_scaling_beta", beta == 0, "0", beta),
         ("routed_scaling_factor", keys.routed_scaling_factor == 1, "1", keys.routed_scaling_factor),
         ("rope_parameters.partial_rotary_factor",
-         isinstance(share, float) and int(share * width) == layer.qk_rope_head_dim,
+         isinstance(share, float) and layer.qk_rope_head_dim <= share * width < layer.qk_rope_head_dim + 1,
          f"qk_rope_head_dim {layer.qk_rope_head_dim} of {width}", share),
     ):  # fmt: skip
         if not right:
-            raise ValueError(f"[config.json] {key} must be {wanted}, got {got!r}")
-    moe = MoEConfig(
-        keys.n_routed_experts, keys.num_experts_per_tok, keys.moe_intermediate_size, keys.norm_topk_prob,
-        mlp_only_layers=tuple(range(keys.first_k_dense_replace)),
-    )  # fmt: skip
+            raise ValueError(f"[config.json] {key} must be {wanted}, got {shown(got)}")
+    dense = list(range(keys.first_k_dense_replace))
+    moe = read_keys(MoEConfig, raw | {"num_experts": keys.n_routed_experts, "decoder_sparse_step": 1,
+                                      "mlp_only_layers": dense})  # fmt: skip
     plain = replace(keys, rope_parameters=block, rope_scaling=None)
     return replace(plain.decoder_config("mistral4", (layer,) * keys.num_hidden_layers), moe=moe)
 

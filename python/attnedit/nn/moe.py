@@ -1,9 +1,12 @@
 """MoE: a mixture of experts in the place of the MLP."""
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from attnedit import ops
-from attnedit.checked import Size
+from attnedit.checked import Layers, Size
 from attnedit.nn.linear import Linear
 from attnedit.nn.mlp import MLP
 from attnedit.nn.module import Module
@@ -19,7 +22,7 @@ class MoEConfig:
     moe_intermediate_size: Size
     norm_topk_prob: bool = False  # the picked experts' weights are divided by their sum
     decoder_sparse_step: Size = 1  # every which layer has experts
-    mlp_only_layers: tuple[int, ...] = ()  # that have none
+    mlp_only_layers: Annotated[tuple[Layers, ...], Field(max_length=10_000)] = ()  # that have none
 
     def __post_init__(self) -> None:
         if self.num_experts_per_tok > self.num_experts:

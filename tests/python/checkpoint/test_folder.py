@@ -202,3 +202,45 @@ def test_a_real_checkpoint(material: Path) -> None:
     assert sum(array.size for array in checkpoint.tensors.values()) == 260_032
     for name, array in theirs.items():
         assert checkpoint.tensors[name].tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_file_that_is_a_link_out_of_the_folder_is_refused(single: Path, name: str) -> None:
+    outside = single.parent / name
+    (single / name).rename(outside)
+    (single / name).symlink_to(outside)
+    refused(single, ValueError, f"{name} must lie in its folder, it is a link to {outside}")
+
+
+def test_a_link_to_the_hugging_face_cache_is_followed(single: Path) -> None:
+    snapshot = single.parent / "cache/snapshots/0123"
+    (single.parent / "cache/blobs").mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for path in sorted(single.iterdir()):
+        path.rename(single.parent / "cache/blobs" / path.name)
+        (snapshot / path.name).symlink_to(Path("../../blobs") / path.name)
+    (single.parent / "named").symlink_to(snapshot)
+    assert Checkpoint.open(single.parent / "named").names() == list("abcd")
+
+
+def test_a_config_of_gigabytes_is_refused(single: Path) -> None:
+    with (single / "config.json").open("r+b") as file:
+        file.truncate(2**40)  # sparse
+    refused(single, ValueError, "config.json must have at most 33554432 bytes")
+
+
+def test_long_names_and_halves_of_characters_are_told_in_a_line(sharded: Path) -> None:
+    with_map(sharded, {"a\n" * 1_000_000: "x" * 1_000_000 + "\n.bin"})
+    with pytest.raises(ValueError) as error:
+        Checkpoint.open(sharded)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+    (sharded / "model.safetensors.index.json").write_text(r'{"weight_map": {"\ud800": "x.safetensors"}}')
+    refused(sharded, ValueError, r"index.json must be Unicode, got '\ud800' by itself")
+
+
+def test_a_file_that_is_cut_while_it_is_open_is_named(single: Path) -> None:
+    checkpoint = Checkpoint.open(single)
+    os.truncate(single / "model.safetensors", (single / "model.safetensors").stat().st_size - 8)
+    assert (checkpoint.tensors["a"] == TENSORS["a"]).all()
+    with pytest.raises(OSError, match=r"tensor 'd' is gone, the file was cut while it was open.*model\.safetensors"):
+        checkpoint.tensors["d"]

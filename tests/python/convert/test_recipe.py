@@ -45,6 +45,7 @@ def refused(folder: Path, text: str) -> str:
             {"data": {"train": ["a"], "sequence_lenght": 8}},
             "unknown key 'data.sequence_lenght'; the known ones are train",
         ),
+        ({"x.y": 1}, "unknown key 'x.y'; the known ones are teacher, target, data, run"),
         ({"modelwise": {"learning_rate": "fast"}}, "modelwise.learning_rate must be a number or 'auto', got 'fast'"),
         ({"modelwise": {"recompute": 1}}, "modelwise.recompute must be true or false, got 1"),
         ({"modelwise": {"train": "some"}}, "modelwise.train must be 'attention', 'attention+norms' or 'all'"),

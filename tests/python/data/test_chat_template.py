@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from attnedit.data import ChatTemplate, read_messages
+from attnedit.data import ChatTemplate, chat_template, read_messages
 
 HELLO = [{"role": "user", "content": "Hi"}]
 
@@ -67,12 +67,45 @@ def test_where_templates_lie(tmp_path: Path) -> None:
         ("{{ 1 // 0 }}", "it does not render: .*by zero"),
         ("{% include 'x' %}", "it does not render: no loader"),
         ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "it does not render: maximum recursion depth"),
+        ("{{ 'a' * 10 ** 10 }}", "it does not render: it needs more than 512 MiB"),
+        ("{{ '%10000000000d' % 1 }}", "it does not render: "),
+        (
+            "{% set t = namespace(x='ab') %}{% for i in range(60) %}{% set t.x = t.x ~ t.x %}{% endfor %}{{ t.x }}",
+            "it does not render: it needs more than 512 MiB",
+        ),
+        ("{{ '\\ud800' }}", "it does not render: .* surrogates not allowed"),
+        ("{{ (lipsum.__globals__).os }}", "it does not render: access to attribute '__globals__' .* is unsafe"),
     ],
 )
 def test_wrong_programs_are_told_in_a_line(tmp_path: Path, source: str, message: str) -> None:
     with pytest.raises(ValueError, match=r"^\[chat template\] .*" + message) as told:
         template(tmp_path, source).render(HELLO)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for i in range(99999) %}" * 3 + "{% endfor %}" * 3,
+        "{{ 10 ** (10 ** 9) }}",  # already while it is compiled
+    ],
+)  # fmt: skip
+def test_programs_that_go_on_are_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    monkeypatch.setitem(chat_template.LIMITS, "RLIMIT_CPU", 1)
+    with pytest.raises(ValueError, match=r"^\[chat template\] it does not render: it needs more than 1 s of computing"):
+        template(tmp_path, source).render(HELLO)
+
+
+def test_what_is_no_template(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must be as JSON has them"):
+        template(tmp_path, "x").render(HELLO, tools=[print])
+    with pytest.raises(ValueError, match="at most 1048576 characters, got more"):
+        template(tmp_path, "x" * (2**20 + 1))
+    with pytest.raises(ValueError, match=r"must hold chat_template\.jinja"):
+        ChatTemplate(tmp_path, {"chat_template": [{"name": []}, {"name": {}, "template": "x"}, 3]})
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"chat_template\.jinja must be UTF-8"):
+        template(tmp_path, "x")
 
 
 @pytest.mark.parametrize(

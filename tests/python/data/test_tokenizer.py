@@ -177,3 +177,66 @@ def test_minimind_puts_nothing_in_front(material: Path) -> None:
     assert not tokenizer.adds_bos and tokenizer.vocab_size == 6400
     assert tokenizer.document_separator == 0
     assert tokenizer.decode(ids(tokenizer, "你好, world")) == "你好, world"
+
+
+def hostile(folder: Path, **parts: Any) -> Path:
+    """tokenizer.json with some of its parts replaced; `vocab` is the model's."""
+    made(folder)
+    raw = json.loads((folder / "tokenizer.json").read_text())
+    raw["model"]["vocab"] = parts.pop("vocab", raw["model"]["vocab"])
+    (folder / "tokenizer.json").write_text(json.dumps(raw | parts))
+    return folder
+
+
+def replace(content: str, **pattern: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": pattern or {"String": "a"}, "content": content}
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        # 4 GiB are asked for and, where there are none, the process ends.
+        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "/////w=="}}, "plain steps, got Precompiled"),
+        ({"normalizer": {"precompiled_charsmap": "/////w=="}}, "in plain steps, got Precompiled"),
+        ({"pre_tokenizer": {"type": "FixedLength", "length": 0}}, "cannot encode a letter: chunk size must"),
+        ({"normalizer": {"type": "Sequence", "normalizers": [replace("aa")] * 40}}, "as long, got 2199023255552"),
+        ({"normalizer": {"type": "Sequence", "normalizers": [replace("a", Regex="x*")] * 7}}, "long, got 256"),
+        ({"decoder": {"type": "Sequence", "decoders": [replace("aaa")] * 4}}, "decoder may make a text at most 64"),
+        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}] * 9}},
+         "at most 64 times as long, got 512"),
+        ({"vocab": {"a": 2**32 - 1}}, "must number its tokens below 1048576, got 4294967295"),
+        ({"post_processor": {"type": "BertProcessing", "sep": ["x", 1], "cls": ["y", 4_000_000_000]}},
+         "tokens in front of a text, got 1, the highest 4000000000"),
+        ({"post_processor": {"type": "TemplateProcessing", "pair": [],
+                             "single": [{"SpecialToken": {"id": "a", "type_id": 0}}] * 17
+                             + [{"Sequence": {"id": "A", "type_id": 0}}],
+                             "special_tokens": {"a": {"id": "a", "ids": [2], "tokens": ["a"]}}}},
+         "at most 16 of its 5 tokens in front of a text, got 17"),
+    ],
+)  # fmt: skip
+def test_a_tokenizer_that_takes_everything_is_refused(tmp_path: Path, parts: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=r"^\[tokenizer\] .*" + message) as refused:
+        Tokenizer(hostile(tmp_path / "t", **parts))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_charsmap_under_an_escaped_name_is_found(tmp_path: Path) -> None:
+    path = hostile(tmp_path / "t", normalizer={"precompiled_charsmap": "/////w=="}) / "tokenizer.json"
+    path.write_text(path.read_text().replace("precompiled", r"\u0070r\u0065compiled"))
+    with pytest.raises(ValueError, match="got Precompiled"):
+        Tokenizer(tmp_path / "t")
+
+
+def test_what_the_library_panics_on_is_told_in_a_line(tmp_path: Path) -> None:
+    regex = {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Isolated", "invert": False}
+    endless = Tokenizer(hostile(tmp_path / "a", pre_tokenizer=regex))
+    with pytest.raises(ValueError, match=r"a document cannot be encoded: Onig: Regex search error: retry-limit"):
+        endless.encode_documents(["x" * 5000])
+    strip = Tokenizer(hostile(tmp_path / "b", decoder={"type": "Strip", "content": "a", "start": 5, "stop": 9}))
+    with pytest.raises(ValueError, match="tokens cannot be decoded: index out of bounds"):
+        strip.decode([2, 3])
+    with pytest.raises(ValueError, match="a document cannot be encoded"):
+        made(tmp_path / "c").encode_documents(["\ud800"])
+    with pytest.raises(ValueError, match=r"bos_token '\?' is not in the vocabulary"):
+        made(tmp_path / "d", {"bos_token": "\ud800"})

@@ -11,7 +11,9 @@ from safetensors.numpy import load_file, save_file
 from tiny import random_decoder, tiny_config, words, write_teacher
 
 import attnedit as ae
-from attnedit.models.load import family_of
+from attnedit.checkpoint import Checkpoint
+from attnedit.models.load import family_of, read_config
+from attnedit.nn import Rope
 
 GOOD = {
     "model_type": "qwen3", "vocab_size": 37, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2,
@@ -45,7 +47,7 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_fr
         (GOOD | {"hidden_act": "gelu"}, "hidden_act must be 'silu', got 'gelu'"),
         (GOOD | {"rope_scaling": 3}, "rope_scaling must be a mapping of keys, got 3"),
         (GOOD | {"rope_scaling": {"rope_type": "linear"}}, "factor is missing"),
-        (GOOD | {"rope_scaling": {"rope_type": "linear", "factor": 0}}, "factor must be greater than 0, got 0"),
+        (GOOD | {"rope_scaling": {"rope_type": "linear", "factor": 0}}, "factor must be at least 1e-06, got 0"),
         (GOOD | {"rope_scaling": {"rope_type": ["x"]}}, "rope_type must be one of default, linear, llama3, yarn"),
         (GOOD | {"rope_scaling": LLAMA3}, "high_freq_factor must be greater than low_freq_factor 4.0, got 1.0"),
         ({k: v for k, v in GOOD.items() if k != "vocab_size"}, "vocab_size is missing"),
@@ -64,6 +66,92 @@ def test_a_bad_config_is_refused_by_its_key(raw: dict[str, Any], message: str) -
         family_of(raw).decoder_config(raw)
     assert str(caught.value).startswith("[config.json] ") and message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def deep(levels: int) -> list[Any]:
+    made: list[Any] = []
+    for _ in range(levels):
+        made = [made]
+    return made
+
+
+EXPERTS = {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
+FULL = {"rope_parameters": {"partial_rotary_factor": 1.0}, "layer_types": ["full_attention"] * 2}
+MISTRAL4 = {
+    "model_type": "mistral4", "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8,
+    "first_k_dense_replace": 0, "norm_topk_prob": True, "n_shared_experts": 0, "n_group": 1, "topk_group": 1,
+    "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8,
+    "rope_parameters": {"partial_rotary_factor": 0.5, "llama_4_scaling_beta": 0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (GOOD | {"num_hidden_layers": 10**9}, "num_hidden_layers must be at most 10000, got 1000000000"),
+        (GOOD | {"hidden_size": 10**4000}, "hidden_size must be at most 1048576, got 1000"),
+        (GOOD | {"rope_theta": 10**400}, "rope_theta must be"),
+        (GOOD | {"rope_theta": 1e300}, "rope_theta must be at most 1e+30"),
+        (GOOD | {"rms_norm_eps": 1e300}, "rms_norm_eps must be at most 1"),
+        (GOOD | {"rope_scaling": {"type": "linear", "factor": 1e-320}}, "factor must be at least 1e-06"),
+        (GOOD | {"rope_scaling": {"type": "yarn", "factor": 2, "beta_fast": 1e308}}, "beta_fast must be at most"),
+        (GOOD | {"rope_scaling": {"type": "yarn", "factor": 2, "mscale": 1e308}}, "mscale must be"),
+        (GOOD | {"rope_scaling": {"type": "yarn", "factor": float("inf")}}, "factor must be a finite number, got inf"),
+        (GOOD | {"rope_scaling": {"type": "x\n" * 1000}}, "rope_type must be one of default, linear"),
+        (GOOD | {"whatever": deep(960)}, "the keys must be"),
+        (GOOD | {"whatever": "\ud800"}, "the keys must be JSON"),
+        (GOOD | EXPERTS | {"mlp_only_layers": [10**9]}, "mlp_only_layers.0 must be at most 10000, got 1000000000"),
+        (GOOD | FULL | {"model_type": "qwen3_5_text", "rope_parameters": 3}, "rope_parameters must be a mapping"),
+        (GOOD | FULL | {"model_type": "qwen3_next", "num_hidden_layers": 10**12, "mlp_only_layers": [],
+                        "decoder_sparse_step": 1}, "num_hidden_layers must be at most 10000"),
+        (GOOD | MISTRAL4 | {"first_k_dense_replace": 10**12}, "first_k_dense_replace must be at most 10000"),
+        (GOOD | MISTRAL4 | {"n_routed_experts": -1}, "n_routed_experts must be at least 1, got -1"),
+        (GOOD | MISTRAL4 | {"num_experts_per_tok": 5}, "num_experts_per_tok must be at most num_experts 4, got 5"),
+        (GOOD | MISTRAL4 | {"rope_parameters": {"partial_rotary_factor": float("inf"), "llama_4_scaling_beta": 0}},
+         "partial_rotary_factor must be qk_rope_head_dim 8 of 16, got inf"),
+    ],
+)  # fmt: skip
+def test_numbers_beyond_all_models_are_refused(raw: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        family_of(raw).decoder_config(raw)
+    assert str(caught.value).startswith("[config.json] ") and message in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_the_largest_scaling_that_is_read_gives_numbers() -> None:
+    raw = GOOD | {"max_position_embeddings": 1, "rope_theta": 1.0000000000000002}
+    for theta in (1.0000000000000002, 1e30):
+        for factor, beta in ((1e-6, 1e6), (1e6, 1e-6)):
+            block = {"type": "yarn", "factor": factor, "beta_fast": beta, "beta_slow": beta, "mscale": 1e6,
+                     "mscale_all_dim": 1e-6, "rope_theta": theta}  # fmt: skip
+            config = family_of(raw).decoder_config(raw | {"rope_scaling": block})
+            cos, sin = Rope(config.rope, 8).tables(64)
+            assert np.isfinite(cos.numpy()).all() and np.isfinite(sin.numpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 10_000}, "num_hidden_layers 10000 and 0 experts need more than"),
+        ({"hidden_size": 2**20, "vocab_size": 2**20}, "hidden_size 1048576, num_hidden_layers 2"),
+        (EXPERTS | {"num_experts": 2**20}, "num_experts must be at most 100000 in all layers, got 2097152"),
+        (EXPERTS | {"num_experts": 50_000}, "100000 experts need more than"),
+    ],
+)
+def test_a_config_far_larger_than_the_weights_is_refused_at_once(
+    folder: Path, changes: dict[str, Any], message: str
+) -> None:
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    for read in (ae.load, lambda path: read_config(Checkpoint.open(path))):
+        with pytest.raises(ValueError, match=message):
+            read(folder)
+
+
+def test_a_tensor_with_lines_in_its_name_is_told_in_one(folder: Path) -> None:
+    save_file(load_file(folder / "model.safetensors") | {"\nx": np.ones(1)}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"tensor '\\nx' has none"):
+        ae.load(folder)
 
 
 def test_null_is_absent_and_other_keys_are_none_of_ours() -> None:
