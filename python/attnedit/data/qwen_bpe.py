@@ -7,6 +7,7 @@ import tokenizers
 from tokenizers import decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
+from attnedit.checked import shown
 from attnedit.data.tokenizer_limits import one_line
 
 # How Qwen2 and Qwen3 cut text before merging (transformers, Qwen2Tokenizer): one digit a piece.
@@ -22,7 +23,7 @@ def byte_level_bpe(vocabulary: Path, merges: Path, config: dict[str, Any]) -> An
     if kind not in ("Qwen2Tokenizer", "Qwen2TokenizerFast"):
         raise ValueError(
             f"[tokenizer] {vocabulary.parent} must hold tokenizer.json; vocab.json and merges.txt do for a "
-            f"tokenizer_class Qwen2Tokenizer only, got {kind!r}"
+            f"tokenizer_class Qwen2Tokenizer only, got {shown(kind)}"
         )
     with one_line(f"{vocabulary} and {merges} cannot be read"):
         model = BPE.from_file(str(vocabulary), str(merges))
@@ -54,5 +55,6 @@ def _add(tokenizer: Any, config: dict[str, Any]) -> None:
     for (number, _), token in zip(added, tokens, strict=True):
         if tokenizer.token_to_id(token.content) != number:
             raise ValueError(
-                f"[tokenizer] {token.content!r} must have id {number}, got {tokenizer.token_to_id(token.content)}"
+                f"[tokenizer] {shown(token.content)} must have id {shown(number)}, "
+                f"got {tokenizer.token_to_id(token.content)}"
             )

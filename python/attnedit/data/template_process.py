@@ -14,6 +14,8 @@ from jinja2 import nodes
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+MOST_TEXT = 2**24  # characters: longer than any model's context
+
 
 class Generation(jinja2.ext.Extension):
     """{% generation %} marks what the assistant says, for training; here it is what it encloses."""
@@ -32,7 +34,11 @@ def rendered(source: str, variables: dict[str, Any]) -> str:
     )
     environment.filters["tojson"] = _tojson
     environment.globals |= {"raise_exception": _raise, "strftime_now": _now}
-    return environment.from_string(source).render(variables)
+    text = environment.from_string(source).render(variables)
+    if len(text) > MOST_TEXT:
+        raise ValueError(f"it writes {len(text)} characters, more than {MOST_TEXT}")
+    text.encode()  # half a surrogate pair is no text
+    return text
 
 
 def _tojson(x: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None,
@@ -53,10 +59,10 @@ def main() -> None:
     asked = json.load(sys.stdin)
     for kind, most in asked["limits"].items():
         limit = getattr(resource, kind)
-        resource.setrlimit(limit, (most, resource.getrlimit(limit)[1]))
+        hard = resource.getrlimit(limit)[1]
+        resource.setrlimit(limit, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
     try:
         answer = {"text": rendered(asked["source"], asked["variables"])}
-        answer["text"].encode()  # half a surrogate pair is no text
     except MemoryError:
         answer = {"error": f"it needs more than {asked['limits']['RLIMIT_AS'] >> 20} MiB"}
     except Exception as error:  # whatever a wrong program raises

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
+from attnedit.checked import shown
 from attnedit.data.chat_template import ChatTemplate
 from attnedit.data.qwen_bpe import byte_level_bpe
 from attnedit.data.rows import Array
@@ -124,7 +125,7 @@ class Tokenizer:
         """The id of a token by its text; ValueError where the vocabulary has none."""
         found: int | None = self._tokenizer.token_to_id(token)
         if found is None:
-            raise ValueError(f"[tokenizer] token {token!r} is not in the vocabulary")
+            raise ValueError(f"[tokenizer] token {shown(token)} is not in the vocabulary")
         return found
 
     def decode(self, ids: Iterable[int] | Array) -> str:
@@ -149,7 +150,7 @@ class Tokenizer:
         bos = self._special("bos_token")
         wanted = self._config.get("add_bos_token")
         if wanted and bos is None:
-            raise ValueError(f"[tokenizer] add_bos_token needs a bos_token, got {self._config.get('bos_token')!r}")
+            raise ValueError(f"[tokenizer] add_bos_token needs a bos_token, got {shown(self._config.get('bos_token'))}")
         if bos is not None and wanted is True and prefix[:1] != [bos]:
             return [bos, *prefix]
         if bos is not None and wanted is False and prefix[:1] == [bos]:
@@ -166,7 +167,7 @@ class Tokenizer:
         token = token.encode(errors="replace").decode()  # half a surrogate pair is in no vocabulary
         found: int | None = self._tokenizer.token_to_id(token)
         if found is None:
-            raise ValueError(f"[tokenizer] {key} {token!r} is not in the vocabulary")
+            raise ValueError(f"[tokenizer] {key} {shown(token)} is not in the vocabulary")
         return found
 
 

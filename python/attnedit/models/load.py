@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from attnedit.checked import shown
-from attnedit.checkpoint import Checkpoint, give_back, read_arrays, read_object
+from attnedit.checkpoint import Checkpoint, give_back, read_arrays, read_object, require_inside
 from attnedit.models.decoder import Decoder, DecoderConfig
 from attnedit.models.fused_experts import split_experts
 from attnedit.nn import Module
@@ -72,6 +72,7 @@ def load(folder: str | Path) -> Decoder:
     set_parameters(decoder, split_experts(tensors, decoder.config), family.tensor_name)
     stored: Any = decoder.embed_tokens.weight.dtype.name
     settings = checkpoint.folder / GENERATION
+    require_inside(checkpoint.folder, settings)  # exports repeat what it says
     generation = read_object(settings) if settings.is_file() else {}
     decoder.config = replace(decoder.config, dtype=stored, generation=generation)
     return decoder

@@ -68,6 +68,7 @@ def test_where_templates_lie(tmp_path: Path) -> None:
         ("{% include 'x' %}", "it does not render: no loader"),
         ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "it does not render: maximum recursion depth"),
         ("{{ 'a' * 10 ** 10 }}", "it does not render: it needs more than 512 MiB"),
+        ("{{ 'a' * 10 ** 8 }}", "it writes 100000000 characters, more than 16777216"),
         ("{{ '%10000000000d' % 1 }}", "it does not render: "),
         (
             "{% set t = namespace(x='ab') %}{% for i in range(60) %}{% set t.x = t.x ~ t.x %}{% endfor %}{{ t.x }}",

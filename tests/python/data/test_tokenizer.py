@@ -228,6 +228,21 @@ def test_a_charsmap_under_an_escaped_name_is_found(tmp_path: Path) -> None:
         Tokenizer(tmp_path / "t")
 
 
+@pytest.mark.parametrize(
+    "config",
+    [{"bos_token": "x" * 5000}, {"add_bos_token": True, "bos_token": ["x" * 5000]}, {"tokenizer_class": ["x" * 5000]}],
+)
+def test_long_values_are_told_in_short(tmp_path: Path, config: dict[str, Any]) -> None:
+    made(tmp_path / "t")
+    if "tokenizer_class" in config:
+        (tmp_path / "t/tokenizer.json").rename(tmp_path / "t/vocab.json")
+        (tmp_path / "t/merges.txt").touch()
+    (tmp_path / "t/tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError) as refused:
+        Tokenizer(tmp_path / "t")
+    assert "xxx..." in str(refused.value) and len(str(refused.value)) < 500
+
+
 def test_what_the_library_panics_on_is_told_in_a_line(tmp_path: Path) -> None:
     regex = {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Isolated", "invert": False}
     endless = Tokenizer(hostile(tmp_path / "a", pre_tokenizer=regex))

@@ -1,14 +1,16 @@
 """The model card: what it inherits, what it tells, and what it keeps to itself."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from students import student
-from tiny import words, write_teacher
+from tiny import random_decoder, tiny_config, words, write_teacher
 
 import attnedit as ae
+from attnedit.export.card import front_matter, inherited_licence
 
 OTHER = {"license": "other", "license_name": "as-base-model", "license_link": "LICENSE.txt"}
 
@@ -84,3 +86,35 @@ def test_a_model_from_memory_has_no_base(tmp_path: Path) -> None:
     text = (folder / "README.md").read_text()
     assert "trust_remote_code=True" in text and "import attnedit.hf" in text
     assert (folder / "modeling_attnedit.py").is_file()
+
+
+NAMES = ["a", *(f"b{i}" for i in range(40))]
+BOMB = "a: &a [x]\n" + "".join(f"{n}: &{n} [*{m}, *{m}]\n" for m, n in pairwise(NAMES))
+MERGES = "a: &a {x: 1}\n" + "".join(f"{n}: &{n} {{<<: [*{m}, *{m}]}}\n" for m, n in pairwise(NAMES))
+
+
+@pytest.mark.parametrize(
+    ("stated", "found"),
+    [
+        (BOMB + "license: *b39", {}),
+        (MERGES + "license: mit", {"license": "mit"}),
+        ("license: " + "[" * 5000, {}),
+        ("license: 2024-99-99", {"license": "2024-99-99"}),
+        ("license: {a: b}\nlicense_name: &x [*x]", {}),
+    ],
+)
+def test_a_card_that_grows_is_read_as_text(tmp_path: Path, stated: str, found: dict[str, str]) -> None:
+    (tmp_path / "README.md").write_text(f"---\n{stated}\n---\n")
+    (tmp_path / "config.json").write_text("{}")
+    assert inherited_licence(front_matter(tmp_path), tmp_path) == found
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "tokenizer.json"])
+def test_an_export_carries_nothing_from_outside_its_source(tmp_path: Path, name: str) -> None:
+    source = write_teacher(tmp_path / "teacher", "a b")
+    (tmp_path / "mine").write_text("{}")
+    (source / name).unlink(missing_ok=True)
+    (source / name).symlink_to(tmp_path / "mine")
+    with pytest.raises(ValueError, match=f"{name} must lie in its folder"):
+        ae.export(random_decoder(tiny_config()), tmp_path / "out", source=source)
+    assert not (tmp_path / "out").exists()

@@ -148,6 +148,15 @@ def test_a_config_far_larger_than_the_weights_is_refused_at_once(
             read(folder)
 
 
+def test_generation_settings_from_outside_are_not_read(folder: Path) -> None:
+    (folder.parent / "mine.json").write_text('{"secret": 1}')
+    (folder / "generation_config.json").symlink_to(folder.parent / "mine.json")
+    with pytest.raises(
+        ValueError, match=r"generation_config\.json must lie in its folder, it is a link to .*mine\.json"
+    ):
+        ae.load(folder)
+
+
 def test_a_tensor_with_lines_in_its_name_is_told_in_one(folder: Path) -> None:
     save_file(load_file(folder / "model.safetensors") | {"\nx": np.ones(1)}, folder / "model.safetensors")
     with pytest.raises(ValueError, match=r"tensor '\\nx' has none"):
