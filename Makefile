@@ -10,7 +10,7 @@ PEER := $(or $(ATTNEDIT_PEER_PYTHON),.venv-peer/bin/python)
 HAS_PEER = $(PEER) -c "from importlib.metadata import version as v; v('torch'), v('transformers')" 2>/dev/null
 
 .PHONY: demo test parity parity-table check check-all check-neon bench bench-long bench-plots bench-tools peer setup fuzz
-.PHONY: install cpp clean
+.PHONY: install cpp clean scaling
 
 demo: install
 	$(VENV)/bin/python examples/stdlib_text.py runs/stdlib
@@ -68,6 +68,14 @@ check-all: check test check-neon bench-tools
 	cmake --build build/sanitize -j $(JOBS)
 	OMP_NUM_THREADS=2 ctest --test-dir build/sanitize --output-on-failure -j $(JOBS)
 	$(PY) benchmarks/run.py --quick
+	$(MAKE) --no-print-directory scaling
+
+# What plan says of memory, disk and time at Qwen3-0.6B's width, two layers deep, beside what a run takes.
+scaling: install
+	rm -rf build/scaling && mkdir -p build/scaling
+	$(PY) benchmarks/scaling/make_checkpoint.py qwen3-0.6b build/scaling/checkpoint --layers 2
+	$(PY) benchmarks/scaling/measure.py build/scaling/checkpoint --length 512 --tokens 4096 --calibrate --scratch build/scaling
+	rm -rf build/scaling
 
 # Every parser under a coverage-guided fuzzer: make fuzz SECONDS=60 T=config. What it found before is where it begins.
 SECONDS := 60

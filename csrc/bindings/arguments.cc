@@ -2,6 +2,7 @@
 
 #include "bindings/launch.h"
 #include "runtime/profile.h"
+#include "runtime/rehearsal.h"
 
 namespace attnedit::bindings {
 namespace {
@@ -36,7 +37,7 @@ void Arguments::launch(Task task, bool in_place) const {
                          other.begin + other.bytes <= output.begin ||
                          (in_place && output.begin == other.begin && output.bytes == other.bytes),
                      op_, output.name, " must not share memory with ", other.name);
-  if (profiling())
+  if (profiling() || rehearsing())
     for (const Block& block : blocks_) {
       task.bytes += block.bytes;
       if (!task.shapes.empty()) task.shapes += ' ';

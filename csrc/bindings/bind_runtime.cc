@@ -12,6 +12,7 @@
 #include "runtime/memory.h"
 #include "runtime/parallel.h"
 #include "runtime/profile.h"
+#include "runtime/rehearsal.h"
 #include "runtime/stream.h"
 #include "simd/isa.h"
 
@@ -133,6 +134,17 @@ void bind_profile(py::module_& m) {
   });
 }
 
+void bind_rehearsal(py::module_& m) {
+  m.def("start_rehearsal", &start_rehearsal);
+  m.def("rehearsed", &rehearsed);
+  m.def("stop_rehearsal", [] {
+    const Rehearsal made = stop_rehearsal();
+    py::list tasks;
+    for (const Rehearsed& task : made.tasks) tasks.append(py::make_tuple(task.name, task.flops, task.bytes));
+    return py::make_tuple(tasks, made.memory.allocated_peak, made.memory.reserved_peak);
+  });
+}
+
 void bind_memory(py::module_& m) {
   m.def("empty", &empty);
   m.def("borrow", &borrow);
@@ -151,6 +163,7 @@ void bind_runtime(py::module_& m) {
   bind_streams(m);
   bind_memory(m);
   bind_profile(m);
+  bind_rehearsal(m);
 }
 
 }  // namespace attnedit::bindings

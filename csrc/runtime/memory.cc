@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "runtime/check.h"
+#include "runtime/rehearsal.h"
 
 namespace attnedit {
 namespace {
@@ -32,10 +33,13 @@ struct Use {
   uint64_t until = 0;  // the last task that may use the block, known once it is released
 };
 
+struct Pool;
+
 struct Block {
   void* data;
   size_t size, used;
   int device;
+  Pool* pool;
   std::vector<Use> uses;  // first by the stream it was allocated on
   uint64_t released = 0;  // a clock of releases, 0 while in use
 
@@ -57,6 +61,7 @@ struct Pool {
 struct Memory {
   std::mutex mutex;
   std::vector<Pool> pools = std::vector<Pool>(device_count());
+  std::vector<std::unique_ptr<Pool>> rehearsals;  // kept: arrays may outlive the rehearsal that made them
   std::unordered_map<void*, std::unique_ptr<Block>> blocks;
   uint64_t releases = 0;
 };
@@ -64,6 +69,8 @@ Memory& memory() {
   static Memory& made = *new Memory;
   return made;
 }
+
+thread_local Pool* rehearsal = nullptr;
 
 std::string readable(size_t bytes) {
   constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB"};
@@ -111,7 +118,7 @@ Block* make_block(Pool& pool, int device, size_t size) {
   if (size > pool.limit || pool.stats.reserved > pool.limit - size) return nullptr;
   void* data = nullptr;
   if (backend().malloc(device, size, &data) != 0) return nullptr;
-  auto made = std::make_unique<Block>(data, size, 0, device);
+  auto made = std::make_unique<Block>(data, size, 0, device, &pool);
   Block* block = made.get();
   memory().blocks.emplace(data, std::move(made));
   pool.stats.reserved += size;
@@ -150,7 +157,7 @@ void* allocate(size_t bytes) {
   if (bytes > (size_t{1} << 60)) throw OutOfMemory("[memory] " + readable(bytes) + " is more than any device has");
   const size_t used = (std::max<size_t>(bytes, 1) + 511) / 512 * 512, size = block_size(used);
   std::unique_lock lock(memory().mutex);
-  Pool& pool = memory().pools[device];
+  Pool& pool = rehearsal ? *rehearsal : memory().pools[device];
   ++pool.stats.allocations;
   Block* block = take_kept(pool, size, stream.state().get());
   if (!block) block = grow(pool, device, size, lock);
@@ -180,7 +187,7 @@ void release(void* data) noexcept {
   Block* block = found->second.get();
   for (Use& use : block->uses) use.until = use.stream->launched();
   block->released = ++memory().releases;
-  Pool& pool = memory().pools[block->device];
+  Pool& pool = *block->pool;
   pool.stats.allocated -= block->used;
   pool.kept[block->size].push_back(block);
 }
@@ -193,6 +200,20 @@ void record_stream(void* data, Stream& stream) {
   std::vector<Use>& uses = found->second->uses;
   if (std::none_of(uses.begin(), uses.end(), [&](const Use& use) { return use.stream == stream.state(); }))
     uses.push_back({stream.state()});
+}
+
+void open_rehearsal_pool() {
+  std::lock_guard lock(memory().mutex);
+  memory().rehearsals.push_back(std::make_unique<Pool>());
+  rehearsal = memory().rehearsals.back().get();
+}
+
+MemoryStats close_rehearsal_pool() {
+  std::lock_guard lock(memory().mutex);
+  const MemoryStats stats = rehearsal->stats;
+  give_back(*rehearsal, 0);
+  rehearsal = nullptr;
+  return stats;
 }
 
 MemoryStats memory_stats(int device) {

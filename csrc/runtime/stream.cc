@@ -10,6 +10,7 @@
 #include "runtime/event.h"
 #include "runtime/memory.h"
 #include "runtime/profile.h"
+#include "runtime/rehearsal.h"
 
 namespace attnedit {
 namespace {
@@ -141,6 +142,7 @@ void Stream::run(void* argument) {
 
 void Stream::launch(const char* name, Task task) {
   refuse_after_fork(name);
+  if (rehearsing()) return note_rehearsed({name, task.flops, task.bytes});
   auto launch = std::make_unique<Launch>(state_.get(), name, std::move(task), 0, device_, number_);
   {
     std::lock_guard lock(order_);

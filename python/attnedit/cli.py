@@ -34,9 +34,16 @@ def convert(recipe: RecipePath, quiet: Annotated[bool, typer.Option(help="no pro
 
 
 @app.command()
-def plan(recipe: RecipePath, context: Annotated[int, typer.Option(help="tokens in the cache", min=1)] = 32768) -> None:
+def plan(
+    recipe: RecipePath,
+    context: Annotated[int, typer.Option(help="tokens in the cache", min=1)] = 32768,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="measure this machine for 30 s: how long it takes")
+    ] = False,
+) -> None:
     """What a recipe will cost, from shapes: parameters, FLOPs, memory, disk, KV cache. Looks for its text, too."""
     from attnedit.convert import read_recipe
+    from attnedit.convert.plan import in_time, times
     from attnedit.convert.plan import plan as predict
     from attnedit.convert.text_size import text_line
 
@@ -44,6 +51,9 @@ def plan(recipe: RecipePath, context: Annotated[int, typer.Option(help="tokens i
     planned = predict(read)
     print(planned.text(context))
     print(f"{'text:':<28}{text_line(read, planned)}")
+    if calibrate:
+        first, second = map(in_time, times(read, planned))
+        print(f"{'time on this machine:':<28}phase 1 {first}, phase 2 {second}; evaluations come on top")
 
 
 @app.command()

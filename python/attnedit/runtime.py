@@ -5,7 +5,8 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -219,15 +220,60 @@ def empty_cache(device: DeviceLike = None) -> None:
     _core.empty_cache(_index(device))
 
 
-def _warn_of_threads() -> None:
-    """OpenMP's grammar: numbers by nesting level, of which the first counts. Anything else is told."""
-    asked = os.environ.get("OMP_NUM_THREADS", "").strip()
-    if asked and not re.fullmatch(r"\s*0*[1-9]\d*\s*(,\s*0*[1-9]\d*\s*)*", asked):
-        told = f"OMP_NUM_THREADS must be a number of threads from 1 on, got {asked!r}: every core is used"
-        warnings.warn_explicit(told, RuntimeWarning, "attnedit", 0)
+@dataclass
+class Rehearsal:
+    """What was launched, in order (name, floating-point operations, bytes of arguments), and what memory it needed."""
+
+    tasks: list[tuple[str, float, float]] = field(default_factory=list)
+    allocated_peak: int = 0  # bytes in use by arrays
+    reserved_peak: int = 0  # with what the pool keeps for reuse
+
+    @property
+    def flops(self) -> float:
+        return sum(flops for _, flops, _ in self.tasks)
 
 
-_warn_of_threads()
+@contextmanager
+def rehearsal() -> Iterator[Rehearsal]:
+    """Inside, this thread's kernels are noted and not run, and memory is counted and not touched.
+
+    So a program tells what it will take, at any size. Values are undefined: nothing inside may depend on them. What the
+    block yields is filled when it ends.
+    """
+    made = Rehearsal()
+    _core.start_rehearsal()
+    try:
+        yield made
+    finally:
+        made.tasks, made.allocated_peak, made.reserved_peak = _core.stop_rehearsal()
+
+
+def rehearsed() -> int:
+    """How many tasks this thread's rehearsal has noted so far."""
+    return int(_core.rehearsed())
+
+
+def resident_memory() -> int:
+    """Bytes of this process that are in memory now, mapped files included; 0 where unknown."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def peak_resident_memory(reset: bool = False) -> int:
+    """The most bytes of this process that were in memory at once, mapped files included (VmHWM); 0 where unknown.
+
+    reset: what comes later is counted from here.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return 0
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return int(found[1]) * 1024 if found else 0
 
 
 def set_num_threads(threads: int) -> None:
@@ -265,3 +311,14 @@ def show_config() -> str:
         f"threads          {get_num_threads()}",
     ]
     return "\n".join(lines)
+
+
+def _warn_of_threads() -> None:
+    """OpenMP's grammar: numbers by nesting level, of which the first counts. Anything else is told."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").strip()
+    if asked and not re.fullmatch(r"\s*0*[1-9]\d*\s*(,\s*0*[1-9]\d*\s*)*", asked):
+        told = f"OMP_NUM_THREADS must be a number of threads from 1 on, got {asked!r}: every core is used"
+        warnings.warn_explicit(told, RuntimeWarning, "attnedit", 0)
+
+
+_warn_of_threads()

@@ -6,6 +6,8 @@ layer 7 goes on from there, one that is damaged or empty begins again at its tok
 
 import errno
 import hashlib
+import shutil
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -21,7 +23,8 @@ from attnedit.tensor import Array, Tensor, tensor
 
 
 class States:
-    """Hidden states of rows int32 [R, T]. The same call on a folder that has some of them continues with those.
+    """Hidden states of rows int32 [R, T]. The same call on a folder that has some of them continues with those; without
+    a folder they lie in a temporary one.
 
     starts, like tokens: where each token's document begins, if a row holds several (ops.attention).
     With dtype bfloat16 the teacher's stream is rounded where it is stored: behind every layer and every attention.
@@ -31,12 +34,16 @@ class States:
         self,
         teacher: Decoder,
         tokens: Array,
-        folder: Path,
+        folder: Path | None,
         dtype: StateDtype = "float32",
         starts: Array | None = None,
     ) -> None:
         self.teacher, self.tokens, self.layer, self._starts = teacher, tokens, 0, starts
-        self._folder, self._dtype = folder, dtype
+        if folder is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="attnedit-")  # gone when this object is
+            folder = Path(self._temporary.name)
+        self._folder = folder
+        self._dtype: StateDtype = dtype
         self.shape = (tokens.shape[0], tokens.shape[1], teacher.config.hidden_size)
         per_pass = max(1, PASS_TOKENS // tokens.shape[1])
         self.passes = [np.arange(i, min(i + per_pass, len(tokens))) for i in range(0, len(tokens), per_pass)]
@@ -53,11 +60,12 @@ class States:
         return RowStore(self._folder / f"{name}.safetensors", self.shape, self._dtype, self._meaning)
 
     def remove(self) -> None:
-        """Takes the files away: nobody needs them any more."""
+        """Takes the folder away: nobody needs it any more."""
         for store in (self._hidden, self._targets):
             if store is not None:
                 store.close()
                 store.path.unlink()
+        shutil.rmtree(self._folder)
 
     def advance(self, layer: int) -> None:
         """Brings every row before `layer` (num_hidden_layers: behind the last), from where it stands."""

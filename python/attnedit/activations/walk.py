@@ -16,7 +16,7 @@ from attnedit.tensor import Array, Tensor
 
 PASS_TOKENS = 4096  # what one pass holds the activations of
 # Hidden states in flight at once: enough that reading the weights again for the next group costs nothing beside them.
-GROUP_BYTES = 1 << 30
+GROUP_BYTES = 1 << 28
 
 
 def layers(*models: Decoder, first: int = 0, end: int | None = None) -> Iterator[tuple[Block, ...]]:

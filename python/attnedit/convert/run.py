@@ -12,6 +12,9 @@ run/  provenance.json recipe.yaml   corpus and teacher hashes, the resolved reci
 """
 
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -83,7 +86,8 @@ def convert(recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
         require_same_inputs(run, inputs)
         atomic_write(run / PROVENANCE, json.dumps(inputs, indent=1))
         atomic_write(run / "recipe.yaml", yaml.safe_dump(recipe.resolved(), sort_keys=False))
-        return _steps(recipe, teacher, corpus, progress)
+        with _told(progress):
+            return _steps(recipe, teacher, corpus, progress)
 
 
 def _steps(recipe: Recipe, teacher: Decoder, corpus: Corpus, progress: Progress) -> dict[str, Any]:
@@ -123,6 +127,15 @@ def _steps(recipe: Recipe, teacher: Decoder, corpus: Corpus, progress: Progress)
         # Every trained bit is kept, so that the folder is what was measured; its card tells what the report does.
         export(student, run / "student", source=recipe.teacher, dtype="float32", run=run)
     return report
+
+
+@contextmanager
+def _told(progress: Progress) -> Iterator[None]:
+    """What the library warns of inside (a row on disk that is not what was written) is told as this run's warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: progress.warn(str(message))
+        yield
 
 
 def _made(folder: Path) -> Path:

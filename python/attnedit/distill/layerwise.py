@@ -9,18 +9,16 @@ exchange nothing, so any subset in any order gives the same result.
 import json
 import math
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
-from attnedit import ops
+from attnedit import ops, runtime
 from attnedit.activations import StateDtype, States
 from attnedit.autograd import no_grad, total
-from attnedit.checkpoint import atomic_write, read_object, write_arrays
+from attnedit.checkpoint import atomic_write, give_back, read_object, write_arrays
 from attnedit.data import Batches, TrainingRows, draw, row_length, starts_of, tokens_of
 from attnedit.distill.budget import (
     Auto,
@@ -89,24 +87,22 @@ def layerwise(
     if not chosen:
         return []
     picked = draw(tokens, -(-options.tokens // row_length(tokens)), seed)
+    scratch = None if folder is None else folder / "activations"
     kept = {layer: None if folder is None else folder / f"layer_{layer:03d}" for layer in chosen}
     results = {layer: found for layer in chosen if (found := _finished(student, layer, kept[layer])) is not None}
     waiting = [layer for layer in chosen if layer not in results]
     if waiting:
-        with ExitStack() as stack:
-            scratch = None if folder is None else folder / "activations"
-            if scratch is None:
-                scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="attnedit-")))
-            starts = starts_of(tokens, picked)
-            states = States(teacher, tokens_of(tokens, picked), scratch, options.activations, starts)
-            for layer in waiting:
-                states.advance(layer)
-                states.attend()
-                follow = None if on_step is None else (lambda s, n, v, i=layer: on_step(i, s, n, v["nmse"]))
-                results[layer] = _train_layer(student, teacher, states, options, kept[layer], seed, follow)
-            states.remove()
-    if folder is not None:
-        shutil.rmtree(folder / "activations", ignore_errors=True)  # of a call that was killed behind its last layer
+        runtime.empty_cache()  # what other steps needed
+        starts = starts_of(tokens, picked)
+        states = States(teacher, tokens_of(tokens, picked), scratch, options.activations, starts)
+        for layer in waiting:
+            states.advance(layer)
+            states.attend()
+            follow = None if on_step is None else (lambda s, n, v, i=layer: on_step(i, s, n, v["nmse"]))
+            results[layer] = _train_layer(student, teacher, states, options, kept[layer], seed, follow)
+        states.remove()
+    if scratch is not None:
+        shutil.rmtree(scratch, ignore_errors=True)  # of a call that was killed behind its last layer
     return [results[layer] for layer in chosen]
 
 
@@ -136,8 +132,10 @@ def _train_layer(
     if not math.isfinite(initial):
         raise NotFinite(f"[layerwise] layer {layer}: nmse is {initial} before training: {_overflow(block, states)}")
     attention: Attention = block.self_attn
-    for path, parameter in list(attention.named_parameters()):
+    start = dict(attention.named_parameters())
+    for path, parameter in start.items():
         attention.set_parameter(path, trainable(parameter))
+        give_back(parameter.numpy())
     optimizer = Optimizer(dict(attention.named_parameters()), options.optimizer)
     count, time, _ = states.shape
     plan = steps_for(options.tokens, time, options.batch_tokens)
@@ -165,12 +163,11 @@ def _train_layer(
         schedule = Schedule(rate, plan.steps, options.warmup, options.final)
         saved = None if folder is None else Saved(folder)
         metrics = None if folder is None else Metrics(folder / "metrics.jsonl")
-        start = {path: parameter.numpy().copy() for path, parameter in attention.named_parameters()}
         train(f"layer {layer}", losses_of, optimizer, schedule, saved, metrics, on_step)
         kept = nmse(block, states) <= initial
         if not kept:  # a layer never ends worse than it began
-            for path, values in start.items():
-                attention.set_parameter(path, tensor(values))
+            for path, parameter in start.items():
+                attention.set_parameter(path, trainable(parameter))
     for parameter in attention.parameters():
         parameter.requires_grad, parameter.grad = False, None
     steps = 0 if rate is None else plan.steps

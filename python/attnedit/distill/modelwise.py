@@ -13,9 +13,10 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from attnedit import ops
-from attnedit.activations import forward, give_back_all, grouped
+from attnedit import ops, runtime
+from attnedit.activations import States, forward, give_back_all, grouped
 from attnedit.autograd import no_grad, total
+from attnedit.checkpoint import give_back
 from attnedit.data import Batches, TrainingRows, available, row_length, starts_of, tokens_of
 from attnedit.distill.budget import Auto, Rate, Share, Tokens, edited_layers, modelwise_rate, steps_for
 from attnedit.distill.loop import Losses, Metrics, NotFinite, Saved, descend, train
@@ -45,6 +46,13 @@ class ModelwiseOptions:
     warmup: Share = 0.05
     final: Share = 0.05
     recompute: bool = False  # keep block outputs only and compute the rest again on the way back
+    # cached: its final hidden states are computed once, into the run folder, and it needs no memory while the student
+    # trains. Features are outputs of every block, which only a live teacher has.
+    teacher: Literal["live", "cached"] = "live"
+
+    def __post_init__(self) -> None:
+        if self.teacher == "cached" and self.feature_weight > 0:
+            raise ValueError(f"feature_weight must be 0 with teacher: cached, got {self.feature_weight}")
 
 
 @dataclass(frozen=True)
@@ -71,22 +79,30 @@ def modelwise(
 
     A phase never ends worse than it began: if KL on a few training rows has risen, the start is put back.
     """
+    runtime.empty_cache()  # what other steps needed
     before = probe_kl(student, teacher, tokens)
     if not math.isfinite(before):
         rows = tokens_of(tokens, slice(0, available(tokens, PROBE_ROWS)))
         where = overflow(list(rows), teacher=teacher, student=student)
         raise NotFinite(f"[modelwise] kl is {before} before training: {where}")
     edited = edited_layers(student, teacher)
+    runtime.empty_cache()
+    start = dict(student.named_parameters())
     parameters, multipliers = _choose(student, edited, options)
-    start = {path: parameter.numpy().copy() for path, parameter in parameters.items()}
     optimizer = Optimizer(parameters, options.optimizer, clip=options.clip, multipliers=multipliers)
     plan = steps_for(options.tokens, row_length(tokens), options.batch_tokens)
     rate = float(modelwise_rate(teacher, edited, before) if options.learning_rate == "auto" else options.learning_rate)
     batches = Batches(tokens, plan.rows, seed)
     layers = student.config.num_hidden_layers
+    cache, used = None, np.array([0])
+    if options.teacher == "cached":
+        used = np.unique(np.concatenate([batches.numbers(step) for step in range(plan.steps)]))
+        scratch = None if folder is None else folder / "activations"
+        cache = States(teacher, tokens_of(tokens, used), scratch, starts=starts_of(tokens, used))
+        cache.advance(teacher.config.num_hidden_layers)
 
     def losses_of(step: int) -> Losses:
-        rows, starts = batches.batch(step), batches.starts(step)
+        rows, numbers, starts = batches.batch(step), batches.numbers(step), batches.starts(step)
         sums: dict[str, Array | None] = {}
         for part in plan.passes:
             batch = np.ascontiguousarray(rows[part])
@@ -96,7 +112,10 @@ def modelwise(
             theirs: list[Tensor] | None = [] if with_features else None
             ours: list[Tensor] | None = [] if with_features else None
             with no_grad():
-                target = teacher(batch, theirs, document_starts=begins)
+                if cache is None:
+                    target = teacher(batch, theirs, document_starts=begins)
+                else:
+                    target = teacher.norm(tensor(cache.hidden(np.searchsorted(used, numbers[part]))))
             hidden = student(batch, ours, options.recompute, document_starts=begins)
             kl = ops.fused_kl(
                 hidden, student.head, target, teacher.head, share, options.divergence, options.temperature
@@ -118,12 +137,14 @@ def modelwise(
     saved = None if folder is None else Saved(folder)
     metrics = None if folder is None else Metrics(folder / "metrics.jsonl")
     train("modelwise", losses_of, optimizer, schedule, saved, metrics, on_step)
+    if cache is not None:
+        cache.remove()
     for parameter in parameters.values():
         parameter.requires_grad, parameter.grad = False, None
     after = probe_kl(student, teacher, tokens)
     if not after <= before:
-        for path, values in start.items():
-            student.set_parameter(path, tensor(values))
+        for path in parameters:
+            student.set_parameter(path, start[path])
     return ModelwiseResult(before, after, after <= before, rate, plan.steps, plan.rows)
 
 
@@ -143,11 +164,9 @@ def probe_kl(student: Decoder, teacher: Decoder, tokens: TrainingRows) -> float:
     return sum_kl
 
 
-def _choose(
-    student: Decoder, edited: list[int], options: ModelwiseOptions
-) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Makes the chosen parameters trainable copies; what is not chosen stays shared with the teacher."""
-    attention = tuple(f"layers.{i}.self_attn." for i in edited)
+def trained_paths(student: Decoder, edited: list[int], options: ModelwiseOptions) -> set[str]:
+    """Of the parameters that train."""
+    attention = _attention(edited)
 
     def chosen(path: str) -> bool:
         if path.startswith(attention):
@@ -156,9 +175,21 @@ def _choose(
             return not student.frozen(path)
         return options.train == "attention+norms" and (path == "norm.weight" or "layernorm.weight" in path)
 
-    multipliers = {}
+    return {path for path, _ in student.named_parameters() if chosen(path)}
+
+
+def _attention(edited: list[int]) -> tuple[str, ...]:
+    return tuple(f"layers.{i}.self_attn." for i in edited)
+
+
+def _choose(
+    student: Decoder, edited: list[int], options: ModelwiseOptions
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Makes the chosen parameters trainable copies; what is not chosen stays shared with the teacher."""
+    chosen, multipliers = trained_paths(student, edited, options), {}
     for path, parameter in list(student.named_parameters()):
-        if chosen(path):
+        if path in chosen:
             student.set_parameter(path, trainable(parameter))
-            multipliers[path] = 1.0 if path.startswith(attention) else options.outside_attention
+            give_back(parameter.numpy())
+            multipliers[path] = 1.0 if path.startswith(_attention(edited)) else options.outside_attention
     return {path: p for path, p in student.named_parameters() if path in multipliers}, multipliers

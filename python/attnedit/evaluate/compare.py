@@ -94,6 +94,7 @@ def evaluate(student: Decoder, teacher: Decoder, heldout: list[Array]) -> Compar
     rows = [row for row in heldout if len(row) >= 2]
     if not rows:
         raise ValueError("[evaluate] heldout must have a row of at least 2 tokens, got none")
+    runtime.empty_cache()  # what other steps needed
     longest = max(len(row) for row in rows) - 1
     sums = np.zeros((5, longest))  # by position: count, teacher nll, student nll, kl, agreement
     seconds = [0.0, 0.0]  # teacher, student

@@ -100,7 +100,6 @@ def set_parameters(decoder: Decoder, tensors: Mapping[str, Array], tensor_name: 
             raise ValueError(f"[load] tensor {name} must be float32, bfloat16 or float16, got {array.dtype}")
         if not all_finite(array):
             raise ValueError(f"[load] tensor {name} holds NaN or Inf")
-        give_back(array)  # looking at every number must not leave the whole file in memory
         decoder.set_parameter(path, tensor(array) if array.ndim == 1 else borrow(array))
 
 
@@ -130,4 +129,9 @@ def all_finite(array: Array) -> bool:
     }[array.dtype.name]  # fmt: skip
     bits = array.reshape(-1).view(unsigned)
     step = 1 << 22
-    return not any(((bits[i : i + step] & unsigned(exponent)) == exponent).any() for i in range(0, bits.size, step))
+    for i in range(0, bits.size, step):
+        part = bits[i : i + step]
+        if ((part & unsigned(exponent)) == exponent).any():
+            return False
+        give_back(part)  # looking at every number must not leave the whole file in memory
+    return True

@@ -118,6 +118,30 @@ def test_recomputed_blocks_give_the_same_bits(teacher: Decoder, rows: np.ndarray
     assert_same(bits(students[0]), bits(students[1]))
 
 
+def test_a_cached_teacher_gives_the_live_ones_bits(teacher: Decoder, rows: np.ndarray, tmp_path: Path) -> None:
+    students = [student_of(teacher, rows) for _ in range(3)]
+    options = replace(PHASE2, feature_weight=0, tokens=32 * 20)
+    distill.modelwise(students[0], teacher, rows, options)
+    distill.modelwise(students[1], teacher, rows, replace(options, teacher="cached"))
+
+    def stop(step: int, *_: object) -> None:
+        if step == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distill.modelwise(students[2], teacher, rows, replace(options, teacher="cached"), tmp_path, on_step=stop)
+    path = tmp_path / "activations/hidden.safetensors"
+    path.write_bytes(path.read_bytes()[:-3] + b"\1\2\3")
+    students[2] = student_of(teacher, rows)
+    with pytest.warns(UserWarning, match="row 11 does not have its checksum; it is computed again"):
+        distill.modelwise(students[2], teacher, rows, replace(options, teacher="cached"), tmp_path)
+    assert not path.exists()
+    assert_same(bits(students[0]), bits(students[1]))
+    assert_same(bits(students[0]), bits(students[2]))
+    with pytest.raises(ValueError, match=r"feature_weight must be 0 with teacher: cached, got 0\.05"):
+        replace(PHASE2, teacher="cached")
+
+
 def test_a_phase_that_makes_it_worse_is_taken_back(teacher: Decoder, rows: np.ndarray) -> None:
     student = student_of(teacher, rows, "regression")
     before = bits(student)

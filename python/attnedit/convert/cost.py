@@ -1,0 +1,91 @@
+"""What a plan adds up: the run folder's bytes, and the kernels of both phases."""
+
+from dataclasses import dataclass
+
+from attnedit.activations import PASS_TOKENS
+from attnedit.convert.recipe import Recipe
+from attnedit.convert.rehearse import Kernels, Rehearsed
+from attnedit.distill.budget import Steps
+from attnedit.distill.layerwise import PROBE_ROWS
+from attnedit.models import Decoder, DecoderConfig
+from attnedit.nn import GateSWAConfig
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes of the run folder at the most of each step; a state is written beside the one it replaces."""
+
+    activations: int  # hidden states in phase 1, gone behind it
+    layerwise: int
+    modelwise: int
+    end: int
+
+    @property
+    def most(self) -> int:
+        return max(self.layerwise, self.modelwise, self.end)
+
+
+def disk(
+    recipe: Recipe, source: DecoderConfig, target: DecoderConfig, new: dict[int, int], trained: set[str], stored: int
+) -> Disk:
+    """new: numbers of each edited layer's attention; stored: bytes of a weight in the teacher's files."""
+    student = Decoder(target)
+    sizes = {path: parameter.size for path, parameter in student.named_parameters()}
+    changed = sum(  # of gated layers the edit changes o_proj and adds the gate
+        student.layers[i].self_attn.o_proj.weight.size + _gate(student, i)
+        if isinstance(target.attention[i], GateSWAConfig) else size
+        for i, size in new.items()
+    )  # fmt: skip
+    attention, training = sum(new.values()), sum(sizes[path] for path in trained)
+    length, hidden = recipe.sequence_length, source.hidden_size
+    rows = -(-recipe.layerwise.tokens // length) * length
+    activations = 2 * rows * hidden * (4 if recipe.layerwise.activations == "float32" else 2)
+    attentions = tuple(f"layers.{i}.self_attn." for i in new)
+    exported = sum(n * (4 if path in trained or path.startswith(attentions) else stored) for path, n in sizes.items())
+    steps = recipe.modelwise.tokens // length * length
+    cached = 4 * steps * hidden if recipe.modelwise.teacher == "cached" else 0
+    return Disk(
+        activations=activations,
+        layerwise=4 * changed + activations + 4 * attention + 24 * max(new.values(), default=0),
+        modelwise=4 * changed + 4 * attention + 24 * training + cached,
+        end=4 * changed + 4 * attention + 12 * training + exported,
+    )
+
+
+def _gate(student: Decoder, layer: int) -> int:
+    gate = getattr(student.layers[layer].self_attn, "g_proj", None)
+    return 0 if gate is None else int(gate.weight.size)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Kernels of both phases: those of a step so many times, and what is computed once for each pass of rows."""
+
+    layers: list[tuple[Kernels, float]]  # phase 1: what layers learn, each alone
+    teacher: list[tuple[Kernels, float]]  # phase 1: the teacher's turns, one after the other
+    modelwise: list[tuple[Kernels, float]]
+
+    @property
+    def layerwise_flops(self) -> float:
+        return _flops(self.layers + self.teacher)
+
+    @property
+    def modelwise_flops(self) -> float:
+        return _flops(self.modelwise)
+
+
+def work(recipe: Recipe, alone: list[tuple[Rehearsed, int]], together: Rehearsed, first: Steps, second: Steps) -> Work:
+    """alone: every kind of edited layer, and how many there are of it."""
+    rows = -(-recipe.layerwise.tokens // recipe.sequence_length)
+    passes = rows / min(rows, max(1, PASS_TOKENS // recipe.sequence_length))
+    probes = 3 * min(PROBE_ROWS, rows) / rows
+    learnt: list[tuple[Kernels, float]] = []
+    turns: list[tuple[Kernels, float]] = []
+    for kind, layers in alone:
+        learnt += [(kind.step, layers * first.steps), (kind.probe, layers * passes * probes)]
+        turns.append((kind.teacher, layers * passes))
+    return Work(learnt, turns, [(together.step, second.steps)])
+
+
+def _flops(parts: list[tuple[Kernels, float]]) -> float:
+    return sum(times * sum(flops for _, flops, _ in kernels) for kernels, times in parts)

@@ -1,0 +1,194 @@
+"""Both phases without weights and without arithmetic: their own code tells what memory and which kernels they need."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+
+from attnedit import ops, runtime
+from attnedit.activations import PASS_TOKENS, passes
+from attnedit.autograd import no_grad
+from attnedit.compute import compute
+from attnedit.distill import LayerwiseOptions, ModelwiseOptions
+from attnedit.distill.budget import Steps
+from attnedit.distill.loop import descend
+from attnedit.distill.modelwise import trained_paths
+from attnedit.distill.moments import LONGEST_SIDE, rotates
+from attnedit.distill.optimizer import Method, Optimizer
+from attnedit.models import Decoder, DecoderConfig
+from attnedit.nn import MLAConfig, Module
+from attnedit.tensor import Array, Tensor, empty, full
+
+Run: TypeAlias = Callable[[], AbstractContextManager[runtime.Rehearsal]]  # what the code inside is to do
+Kernels: TypeAlias = list[tuple[str, float, float]]  # name, floating-point operations, bytes of arguments
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """memory: bytes of the pool at its peak, and of what optimizers hold outside."""
+
+    memory: int
+    step: Kernels  # one optimizer step, every pass of it
+    teacher: Kernels = field(default_factory=list)  # the teacher's turn for PASS_TOKENS tokens
+    probe: Kernels = field(default_factory=list)  # the student's error on them
+
+
+class Blank:
+    """Frozen weights: all are views of one block of memory that nobody touches."""
+
+    def __init__(self, *models: Decoder, itemsize: int) -> None:
+        most = max(parameter.size for model in models for parameter in model.parameters())
+        self._block = np.zeros(most * 4, np.uint8)  # untouched pages take no memory
+        self._dtype = np.dtype(np.float32 if itemsize == 4 else np.float16)  # 16 bits are 16 bits here
+
+    def fill(self, module: Module) -> None:
+        for path, parameter in list(module.named_parameters()):
+            dtype = np.dtype(np.float32) if len(parameter.shape) == 1 else self._dtype
+            module.set_parameter(path, Tensor(np.ndarray(parameter.shape, dtype, self._block)))
+
+
+def rehearse_layerwise(
+    source: DecoderConfig, target: DecoderConfig, layer: int, steps: Steps, options: LayerwiseOptions, dtype: str,
+    itemsize: int, run: Run = runtime.rehearsal,
+) -> Rehearsed:  # fmt: skip
+    """A layer of phase 1: the teacher's turn for one pass of rows, then two steps."""
+    teacher, student = Decoder(source), Decoder(target)
+    blank = Blank(teacher, student, itemsize=itemsize)
+    blank.fill(teacher)
+    blank.fill(student)
+    time, hidden = steps.sequence_length, source.hidden_size
+    block, attention = teacher.layers[layer], student.layers[layer].self_attn
+    rows = -(-options.tokens // time)
+    shape = (min(rows, max(1, PASS_TOKENS // time)), time, hidden)
+    marks: list[int] = []
+
+    def teachers_turn() -> None:
+        with no_grad():
+            h = empty(shape)
+            block.after_attention(h, block.self_attn(block.input_layernorm(h)))
+
+    def probe() -> None:
+        with no_grad():
+            u = block.input_layernorm(empty(shape))
+            ops.fused_mse(attention(u), empty(shape), full((u.size // hidden,), 1.0))
+
+    with compute(dtype), run() as made:
+        teachers_turn()
+        marks.append(runtime.rehearsed())
+        probe()
+        marks.append(runtime.rehearsed())
+        optimizer = _optimizer(attention, options.optimizer)
+        for _ in range(2):
+            marks.append(runtime.rehearsed())
+            for part in steps.passes:
+                part_shape = (part.stop - part.start, time, hidden)
+                with no_grad():
+                    u = block.input_layernorm(empty(part_shape))
+                error = ops.fused_mse(attention(u), empty(part_shape), full((u.size // hidden,), 1.0))
+                descend({"nmse": error.loss})
+            optimizer()
+        marks.append(runtime.rehearsed())
+        probe()
+        del optimizer
+        teachers_turn()  # of the next layer
+    extra = _outside(dict(attention.named_parameters()), options.optimizer)
+    return Rehearsed(
+        made.reserved_peak + extra,
+        made.tasks[marks[3] : marks[4]],
+        made.tasks[: marks[0]],
+        made.tasks[marks[0] : marks[1]],
+    )
+
+
+def rehearse_modelwise(
+    source: DecoderConfig, target: DecoderConfig, edited: list[int], steps: Steps, options: ModelwiseOptions,
+    dtype: str, itemsize: int, run: Run = runtime.rehearsal,
+) -> Rehearsed:  # fmt: skip
+    """Phase 2: one forward pass of the teacher, two steps of the student."""
+    teacher, student = Decoder(source), Decoder(target)
+    blank = Blank(teacher, student, itemsize=itemsize)
+    blank.fill(teacher)
+    blank.fill(student)
+    chosen = trained_paths(student, edited, options)
+    live, features = options.teacher == "live", options.feature_weight > 0
+    time = steps.sequence_length
+    marks: list[int] = []
+    with compute(dtype), run() as made:
+        optimizer = _optimizer(student, options.optimizer, chosen, options.clip)
+
+        def theirs(tokens: Array, outputs: list[Tensor] | None) -> Tensor:
+            with no_grad():
+                if live:
+                    return teacher(tokens, outputs)
+                return teacher.norm(empty((*tokens.shape, source.hidden_size)))
+
+        for _ in range(2):
+            marks.append(runtime.rehearsed())
+            for part in steps.passes:
+                tokens = np.zeros((part.stop - part.start, time), np.int32)
+                expected: list[Tensor] | None = [] if features else None
+                ours: list[Tensor] | None = [] if features else None
+                goal = theirs(tokens, expected)
+                hidden = student(tokens, ours, options.recompute)
+                share = full((tokens.size,), 1.0)
+                losses = {"kl": ops.fused_kl(hidden, student.head, goal, teacher.head, share).loss}
+                if ours is not None and expected is not None:
+                    cosines = [ops.cosine_loss(h, t, share) for h, t in zip(ours, expected, strict=True)]
+                    losses["feature"] = cosines[0]
+                    for cosine in cosines[1:]:
+                        losses["feature"] = ops.add(losses["feature"], cosine)
+                descend(losses)
+                del hidden, goal, expected, ours, losses
+            optimizer()
+    extra = _outside({path: p for path, p in student.named_parameters() if path in chosen}, options.optimizer)
+    return Rehearsed(made.reserved_peak + extra, made.tasks[marks[1] :])
+
+
+def rehearse_edit(source: DecoderConfig, target: DecoderConfig, tokens: int, length: int, itemsize: int) -> int:
+    """The pool's bytes while the edit looks at `tokens` of the teacher's; at candidates of the student's, if it must
+    choose which layers stay full."""
+    teacher, student = Decoder(source), Decoder(target)
+    blank = Blank(teacher, student, itemsize=itemsize)
+    blank.fill(teacher)
+    blank.fill(student)
+    chooses = not any(isinstance(layer, MLAConfig) for layer in target.attention)
+    time = max(1, min(length, tokens))
+    batches = passes(np.zeros((max(1, tokens // time), time), np.int32))
+    with runtime.rehearsal() as made, no_grad():
+        expected = [teacher.embed_tokens(batch) for batch in batches]
+        for model in (teacher, student) if chooses else (teacher,):
+            hidden = [model.embed_tokens(batch) for batch in batches] if chooses else expected
+            block = model.layers[0]
+            normed = [block.input_layernorm(h) for h in hidden] if not chooses else []
+            for b, h in enumerate(hidden):
+                hidden[b] = block(h) if chooses else block.after_attention(h, block.self_attn(normed[b]))
+        if chooses:
+            ops.fused_kl(hidden[0], student.head, expected[0], teacher.head, full((batches[0].size,), 1.0))
+    return made.reserved_peak
+
+
+def _optimizer(
+    module: Module, method: Method, chosen: set[str] | None = None, clip: float | None = None
+) -> Callable[[], None]:
+    """The module's (chosen) parameters as trainable ones, with all that AdamW keeps; what comes back takes a step."""
+    for path, parameter in list(module.named_parameters()):
+        if chosen is None or path in chosen:
+            module.set_parameter(path, empty(parameter.shape))
+    trained = {path: p for path, p in module.named_parameters() if chosen is None or path in chosen}
+    for parameter in trained.values():
+        parameter.requires_grad = True
+    # SOAP's matrices are numpy's: counted by `_outside`, where nothing is computed.
+    by_adam = {path: p for path, p in trained.items() if method == "adamw" or not rotates(p.shape)}
+    optimizer = Optimizer(by_adam, "adamw", clip=clip)
+    return lambda: optimizer.step(1.0)
+
+
+def _outside(trained: dict[str, Tensor], method: Method) -> int:
+    """Bytes of SOAP's matrices: two moments, statistics and basis of sides that rotate; and a step's own copies."""
+    if method == "adamw":
+        return 0
+    matrices = [p.shape for p in trained.values() if rotates(p.shape)]
+    kept = sum(2 * m * n + sum(2 * side**2 for side in (m, n) if side <= LONGEST_SIDE) for m, n in matrices)
+    return 4 * (kept + max((8 * m * n for m, n in matrices), default=0))
