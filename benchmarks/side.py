@@ -96,9 +96,14 @@ def busy_seconds() -> tuple[float, float]:
 
 
 def as_arrays(values: Mapping[str, Any]) -> dict[str, Array]:
-    return {
-        name: np.asarray(value if isinstance(value, np.ndarray) else value.float()) for name, value in values.items()
-    }
+    """Once they are computed; bfloat16 widened."""
+
+    def widened(value: Any) -> Array:
+        if not isinstance(value, np.ndarray):
+            return np.asarray(value.float())
+        return value if value.dtype.kind == "f" else value.astype(np.float32)
+
+    return {name: widened(value) for name, value in values.items()}
 
 
 def size_beside(answers: Mapping[str, Array], x: Mapping[str, Any]) -> int:

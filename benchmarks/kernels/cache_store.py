@@ -37,11 +37,7 @@ def ours(case: Case, x: Mapping[str, Array]) -> Run:
         _core.cache_store(x["x"], first, 0, cache)
         return {"stored": cache[:, 7 : 7 + t]}
 
-    def checked() -> Mapping[str, Array]:
-        """Answers in float32, which every side has."""
-        return {name: array.astype(np.float32) for name, array in run().items()}
-
-    return checked if case.shape["half"] else run
+    return run
 
 
 def in_torch(case: Case, x: Mapping[str, Any]) -> Run:
@@ -52,7 +48,7 @@ def in_torch(case: Case, x: Mapping[str, Any]) -> Run:
 
     def function(x: Any) -> Mapping[str, Any]:
         cache[:, 7 : 7 + t] = x
-        return {"stored": cache[:, 7 : 7 + t].float()}
+        return {"stored": cache[:, 7 : 7 + t]}
 
     return torch_run(case, x, (), function)
 
