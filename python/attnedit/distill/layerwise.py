@@ -45,7 +45,7 @@ RESULT, ATTENTION = "result.json", "attention.safetensors"  # of a finished laye
 @dataclass(frozen=True)
 class LayerwiseOptions:
     tokens: Tokens = 1_000_000  # per layer
-    learning_rate: Rate | Auto = "auto"  # auto: 0.2 x RMS(o_proj), lower for longer runs and for GateSWA
+    learning_rate: Rate | Auto = "auto"  # auto: 0.2 x RMS(o_proj), lower for longer runs and near layers
     batch_tokens: Tokens | Auto = "auto"  # auto: one row a step, up to 8,000 steps
     optimizer: Method = "adamw"  # soap goes further in the same tokens
     warmup: Share = 0.05
@@ -142,7 +142,7 @@ def _train_layer(
     rate, kept = None, True
     if initial > PERFECT:
         rate = float(
-            layerwise_rate(student, teacher, layer, plan.steps)
+            layerwise_rate(teacher, layer, plan.steps, initial)
             if options.learning_rate == "auto"
             else options.learning_rate
         )
