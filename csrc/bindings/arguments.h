@@ -12,6 +12,7 @@
 #include "runtime/check.h"
 #include "runtime/memory.h"
 #include "runtime/task.h"
+#include "simd/isa.h"
 #include "tensor/view.h"
 
 namespace attnedit::bindings {
@@ -23,7 +24,8 @@ using MaybeArray = std::optional<py::array>;
 // the argument. Leading dimensions are the caller's (batch, time); rows() folds them into one, heads() splits the last.
 class Arguments {
  public:
-  explicit Arguments(const char* op) : op_(op) {}
+  // Raises for a wrong ATTNEDIT_ISA here: inside a kernel other threads would be at work already.
+  explicit Arguments(const char* op) : op_(op) { simd::isa(); }
 
   // Queues a kernel's task on the current stream, without the GIL, once no output shares memory with another argument:
   // a full queue, or ATTNEDIT_LAUNCH_BLOCKING=1, makes it wait.

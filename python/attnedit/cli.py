@@ -196,6 +196,11 @@ def table(runs: Annotated[list[Path], typer.Argument(help="run folders")]) -> No
     from attnedit.checkpoint import read_object
     from attnedit.evaluate.report import table as side_by_side
 
+    finished = [run for run in runs if not run.is_dir() or (run / "report.json").exists()]
+    if finished:
+        for run in set(runs) - set(finished):
+            warnings.warn(f"left out: {run} is no finished run", stacklevel=1)
+        runs = finished
     short = len({run.name for run in runs}) == len(runs)
     reports: dict[str, Any] = {run.name if short else str(run): read_object(run / "report.json") for run in runs}
     try:
@@ -209,6 +214,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
+        if "ATTNEDIT_ISA" in os.environ:  # a wrong one is told before anything is read or written
+            from attnedit import _core
+
+            _core.isa()
         code = app(standalone_mode=False)  # typer turns Ctrl-C into 130
     except KeyboardInterrupt:  # where typer is not looking: while it starts and ends
         code = 130

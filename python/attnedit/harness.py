@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lm_eval.api.model import TemplateLM
+
+try:
+    from lm_eval.api.model import TemplateLM
+except ModuleNotFoundError:
+    raise SystemExit("attnedit: the harness is not installed: pip install 'attnedit[eval]'") from None
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window

@@ -117,16 +117,26 @@ def _made(name: str, path: Path, tokenizer: Tokenizer, lengths: list[int], items
 
 
 def _task(name: str, questions: list[Question], tokenizer: Tokenizer, longest: int) -> Task:
-    items = []
+    items, cut = [], 0
     for question in questions:
         requests = encode_pairs(tokenizer, [(question.context, choice) for choice in question.choices])
-        for choice, request in zip(question.choices, requests, strict=True):
+        for i, (choice, request) in enumerate(zip(question.choices, requests, strict=True)):
             if not len(request.continuation):
                 raise ValueError(f"[tasks] {question.where}: {choice!r} must have a token of its own, got none")
-            if len(request.inputs) > longest:
+            if len(request.continuation) > longest:
                 raise ValueError(
                     f"[tasks] {question.where} must fit the models' context of {longest} tokens, "
-                    f"got {len(request.inputs)}"
+                    f"{choice[:40]!r} alone has {len(request.continuation)}"
                 )
+            if len(request.inputs) > longest:  # loses its beginning, as with the harness
+                kept = longest + 1 - len(request.continuation)
+                requests[i] = Request(request.context[-kept:], request.continuation)
+                cut += 1
         items.append(Item(tuple(requests), question.choices, question.gold))
+    if cut:
+        warnings.warn(
+            f"[tasks] {name}: {cut:,} requests are longer than the models' context of {longest} tokens and lose their "
+            "beginning",
+            stacklevel=5,
+        )
     return Task(name, "last_word" if len(questions[0].choices) == 1 else "multiple_choice", tuple(items))

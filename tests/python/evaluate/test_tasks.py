@@ -198,13 +198,23 @@ def test_the_command(
     assert "| commonsense | arc_tiny | 4 | acc |" in printed.err and "tokens/s" in printed.err
 
 
+def test_what_is_too_long_loses_its_beginning(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    tokenizer = Tokenizer(folders[1])
+    path = write(tmp_path / "long.jsonl", {"text": words(3, 0)})
+    with pytest.warns(UserWarning, match="long: 1 requests are longer than the models' context of 64 tokens"):
+        (task,) = read_tasks([path], tokenizer, 64)
+    ((request,),) = (item.requests for item in task.items)
+    (whole,) = tokenizer.encode_documents([words(3, 0)])
+    assert np.array_equal(np.concatenate([request.context, request.continuation]), whole[-65:])
+
+
 @pytest.mark.parametrize(
     ("task", "said"),
     [
         ("absent.jsonl", "[tasks] absent.jsonl must be a file, a folder, or NAME=FILE"),
         ("arc=absent.jsonl", "[tasks] arc: absent.jsonl must be a file"),
         ("needle={corpus}", "[tasks] needle_64 item 1 needs "),
-        ("{long}", "long.jsonl line 2 must fit the models' context of 64 tokens, got "),
+        ("{long}", "long.jsonl line 2 must fit the models' context of 64 tokens, "),
         ("{empty}", "empty must hold a .jsonl or .json file, got none"),
     ],
 )
@@ -212,7 +222,7 @@ def test_bad_tasks_are_one_line(
     folders: tuple[Path, Path], asked: list[str], tmp_path: Path, task: str, said: str
 ) -> None:
     (tmp_path / "empty").mkdir()
-    long = write(tmp_path / "long.jsonl", {"text": "the tree"}, {"text": words(3, 0)})
+    long = write(tmp_path / "long.jsonl", {"text": "the tree"}, {"text": "the " + "tree" * 90})
     names = {"corpus": tmp_path / "corpus.txt", "long": long, "empty": tmp_path / "empty"}
     tokenizer = Tokenizer(folders[1])
     with pytest.raises((ValueError, OSError), match=re.escape(said)) as raised:
