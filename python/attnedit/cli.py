@@ -215,9 +215,9 @@ def main() -> None:
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         if "ATTNEDIT_ISA" in os.environ:  # a wrong one is told before anything is read or written
-            from attnedit import _core
+            from attnedit import runtime
 
-            _core.isa()
+            runtime.instruction_set()
         code = app(standalone_mode=False)  # typer turns Ctrl-C into 130
     except KeyboardInterrupt:  # where typer is not looking: while it starts and ends
         code = 130

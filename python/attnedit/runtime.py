@@ -286,13 +286,18 @@ def get_num_threads() -> int:
     return int(_core.num_threads())
 
 
+def instruction_set() -> str:
+    """The one in use. Raises ValueError where ATTNEDIT_ISA names none, or one that this processor lacks."""
+    return str(_core.isa())
+
+
 def has_bfloat16_products() -> bool:
     """Whether the instruction set in use multiplies bfloat16 faster than float32."""
-    return _core.isa() in ("avx512_bf16", "amx")
+    return instruction_set() in ("avx512_bf16", "amx")
 
 
 def _bfloat16_products() -> str:
-    if _core.isa() == "amx":
+    if instruction_set() == "amx":
         return "matrix tiles"
     refused = "; the system refused matrix tiles" if _core.matrix_tiles_refused() else ""
     return ("dot products" if has_bfloat16_products() else "no dot products: slower than float32") + refused
@@ -306,7 +311,7 @@ def show_config() -> str:
         f"backend          {_core.backend_name()}, {'simulated' if is_simulated() else 'hardware'}",
         *(f"device {i}         {get_device_name(i)}" for i in range(device_count())),
         f"memory           {total:.1f} GiB, {available:.1f} GiB free",
-        f"instruction set  {_core.isa()}",
+        f"instruction set  {instruction_set()}",
         f"bfloat16         {_bfloat16_products()}",
         f"threads          {get_num_threads()}",
     ]
