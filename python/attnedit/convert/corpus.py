@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from safetensors.numpy import save
 
-from attnedit.checkpoint import atomic_write, read_arrays
+from attnedit.checkpoint import Checkpoint, atomic_write, read_arrays
 from attnedit.checkpoint.atomic import remove
 from attnedit.convert.recipe import Recipe
 from attnedit.convert.token_cache import SHARD_CHARACTERS, TokenCache
@@ -30,8 +30,9 @@ from attnedit.data import (
     joined,
     no_text,
     parts,
+    shuffled,
 )
-from attnedit.models import load
+from attnedit.models.load import read_config
 from attnedit.tensor import Array
 
 
@@ -80,7 +81,7 @@ def find_texts(recipe: Recipe) -> Texts:
 
 def corpus(recipe: Recipe) -> Corpus:
     """The recipe's text as rows, for who takes the steps one by one; their tokens lie in a folder until Python ends."""
-    config = load(recipe.teacher).config
+    config = read_config(Checkpoint.open(recipe.teacher))
     recipe = recipe.fitted(config.rope.max_position_embeddings)
     open_until_exit = ExitStack()
     atexit.register(open_until_exit.close)
@@ -147,8 +148,7 @@ def open_corpus(recipe: Recipe, texts: Texts, tokenizer: Tokenizer, vocab_size: 
 
 def _mixed(parts: list[Part], seed: int) -> list[Part]:
     """In a random order, so that a shard holds something from everywhere."""
-    bits = np.random.Philox(key=seed).random_raw(len(parts))
-    return [parts[i] for i in np.argsort(bits, kind="stable")]
+    return [parts[i] for i in shuffled(len(parts), seed)]
 
 
 def _heldout(path: Path, recipe: Recipe, texts: Texts, tokenizer: Tokenizer) -> tuple[list[Array], int, list[int]]:

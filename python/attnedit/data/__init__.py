@@ -5,7 +5,6 @@ from attnedit.data.batches import (
     TrainingRows,
     available,
     draw,
-    pad_batches,
     require_rows,
     row_length,
     starts_of,
@@ -14,7 +13,7 @@ from attnedit.data.batches import (
 from attnedit.data.chat_template import ChatTemplate, read_messages
 from attnedit.data.documents import Part, Source, digest, is_heldout, no_text, parts, read_documents, split_heldout
 from attnedit.data.files import fingerprint
-from attnedit.data.rows import Rows, heldout_rows, joined, pack
+from attnedit.data.rows import Rows, heldout_rows, joined, pack, shuffled
 from attnedit.data.stream import Shard, StreamedRows
 from attnedit.data.tokenizer import Tokenizer
 
@@ -37,12 +36,12 @@ __all__ = [
     "joined",
     "no_text",
     "pack",
-    "pad_batches",
     "parts",
     "read_documents",
     "read_messages",
     "require_rows",
     "row_length",
+    "shuffled",
     "split_heldout",
     "starts_of",
     "tokens_of",

@@ -1,11 +1,10 @@
-"""Which rows a step trains on, as a function of the step alone; and padded batches for evaluation."""
+"""Which rows a step trains on, as a function of the step alone."""
 
-from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from attnedit.data.rows import Array, Rows
+from attnedit.data.rows import Array, Rows, shuffled
 from attnedit.data.stream import StreamedRows
 
 # int32 [R, T], each row one document; the same with documents told apart; or rows that are tokenised when needed.
@@ -92,9 +91,7 @@ class Batches:
 
     def _permutation(self, epoch: int, rows: int) -> Array:
         if self._order is None or self._order[0] != epoch:
-            # Sorting raw bits: numpy promises the same ones in every version, of its own shuffles it does not.
-            key = np.array([self.seed, epoch], np.uint64)
-            self._order = epoch, np.argsort(np.random.Philox(key=key).random_raw(rows), kind="stable")
+            self._order = epoch, shuffled(rows, self.seed, epoch)
         return self._order[1]
 
 
@@ -106,16 +103,3 @@ def require_rows(rows: TrainingRows, rows_per_batch: int) -> None:
             f"[data] a batch of {rows_per_batch} rows of {length} needs {rows_per_batch * length} training tokens, "
             f"got {got * length}"
         )
-
-
-def pad_batches(rows: Sequence[Array], rows_per_batch: int) -> Iterator[tuple[Array, Array]]:
-    """Neighbouring rows, in their order: (tokens int32 [B, T] padded with 0, lengths int32 [B]), T the longest here."""
-    if rows_per_batch < 1:
-        raise ValueError(f"[pad_batches] rows_per_batch must be at least 1, got {rows_per_batch}")
-    for i in range(0, len(rows), rows_per_batch):
-        part = rows[i : i + rows_per_batch]
-        lengths = np.array([len(row) for row in part], np.int32)
-        tokens = np.zeros((len(part), lengths.max()), np.int32)
-        for padded, row in zip(tokens, part, strict=True):
-            padded[: len(row)] = row
-        yield tokens, lengths

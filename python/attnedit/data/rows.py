@@ -55,6 +55,15 @@ def joined(documents: Sequence[Array], separator: int | None) -> tuple[Array, Ar
     return tokens, begins
 
 
+def shuffled(count: int, seed: int, epoch: int = 0, part: int = 0) -> Array:
+    """0 ... count - 1 in an order of these numbers' own, int64.
+
+    Sorting raw bits: numpy promises the same ones in every version, of its own shuffles it does not.
+    """
+    bits = np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=[0, 0, 0, part])
+    return np.argsort(bits.random_raw(count), kind="stable")
+
+
 def starts_within(begins: Array, first: int, length: int) -> Array:
     """For each of `length` tokens from number `first` on: where its document begins, from there; 0 if it is earlier."""
     inside = begins[np.searchsorted(begins, first) : np.searchsorted(begins, first + length)] - first

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from attnedit.data.rows import Array, starts_within
+from attnedit.data.rows import Array, shuffled, starts_within
 
 CYCLE = 1000  # rows in which every source has its share
 
@@ -45,7 +45,7 @@ class StreamedRows:
         # Which source each row of a cycle is from, and how many rows of that source come before it there.
         self._counts = shares([weight for _, weight in sources], 1 if len(sources) == 1 else CYCLE)
         order = np.repeat(np.arange(len(sources)), self._counts)
-        self._cycle = order[np.argsort(np.random.Philox(key=seed).random_raw(len(order)), kind="stable")]
+        self._cycle = order[shuffled(len(order), seed)]
         self._before = np.zeros(len(order), np.int64)
         for i in range(len(sources)):
             self._before[self._cycle == i] = np.arange(self._counts[i])
@@ -117,9 +117,7 @@ class _Source:
 
     def _permutation(self, epoch: int, shard: int, rows: int) -> Array:
         if self._order is None or self._order[0] != (epoch, shard):
-            # Sorting raw bits: numpy promises the same ones in every version, of its own shuffles it does not.
-            generator = np.random.Philox(key=np.array([self._seed, epoch], np.uint64), counter=[0, 0, 0, shard])
-            self._order = (epoch, shard), np.argsort(generator.random_raw(rows), kind="stable")
+            self._order = (epoch, shard), shuffled(rows, self._seed, epoch, shard)
         return self._order[1]
 
     def _extend(self) -> None:

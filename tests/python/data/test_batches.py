@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnedit.data import Batches, Rows, pad_batches, require_rows
+from attnedit.data import Batches, Rows, require_rows
 
 
 def numbered(count: int, length: int = 3) -> np.ndarray:
@@ -64,15 +64,3 @@ def test_a_tiny_corpus_is_refused_with_both_numbers() -> None:
     require_rows(numbered(4), 4)
     with pytest.raises(ValueError, match="a batch of 5 rows of 3 needs 15 training tokens, got 12"):
         require_rows(Rows(numbered(4)), 5)
-
-
-@given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=7), max_size=9), st.integers(1, 4))
-def test_padded_batches_hold_the_rows_in_order(rows: list[list[int]], per_batch: int) -> None:
-    seen = []
-    for tokens, lengths in pad_batches([np.array(row, np.int32) for row in rows], per_batch):
-        assert tokens.dtype == lengths.dtype == np.int32
-        assert tokens.shape == (len(lengths), max(lengths)) and len(lengths) <= per_batch
-        for row, length in zip(tokens, lengths, strict=True):
-            assert not row[length:].any()
-            seen.append(row[:length].tolist())
-    assert seen == rows
