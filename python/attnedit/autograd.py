@@ -64,10 +64,10 @@ def grad_of(parameter: Tensor) -> Array:
     return parameter.grad
 
 
-def total(a: Array | None, b: Array | None) -> Array | None:
+def total(a: Array | None, b: Array) -> Array:
     """a + b in new memory, since either may still be another operation's."""
-    if a is None or b is None:
-        return b if a is None else a
+    if a is None:
+        return b
     y: Array = _core.empty(a.shape, a.dtype)
     _core.add(a, b, y)
     return y
@@ -85,7 +85,8 @@ def backward(outputs: Sequence[Tensor], grads: Sequence[Array | None] | None = N
             if grad is not None:
                 x.grad = total(x.grad, grad)
             return
-        x.node.grads[x.index] = total(x.node.grads[x.index], grad)
+        if grad is not None:
+            x.node.grads[x.index] = total(x.node.grads[x.index], grad)
         if x.node.order not in waiting:
             waiting.add(x.node.order)
             heapq.heappush(queue, (-x.node.order, x.node))

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from attnedit.activations.store import NOWHERE, Damaged, RowStore, StateDtype
-from attnedit.activations.walk import PASS_TOKENS, give_back_all, layers
+from attnedit.activations.walk import give_back_all, layers, pass_rows
 from attnedit.autograd import no_grad
 from attnedit.compute import current_compute
 from attnedit.models import Decoder
@@ -45,7 +45,7 @@ class States:
         self._folder = folder
         self._dtype: StateDtype = dtype
         self.shape = (tokens.shape[0], tokens.shape[1], teacher.config.hidden_size)
-        per_pass = max(1, PASS_TOKENS // tokens.shape[1])
+        per_pass = pass_rows(tokens.shape[1])
         self.passes = [np.arange(i, min(i + per_pass, len(tokens))) for i in range(0, len(tokens), per_pass)]
         digest = hashlib.sha256(np.ascontiguousarray(tokens).tobytes())
         if starts is not None:
@@ -79,7 +79,7 @@ class States:
         block = self.teacher.layers[self.layer]
         for rows in self.passes:
             if self._level(self._targets, rows) != self.layer:
-                output = _attention(block, tensor(self.hidden(rows)), self.starts(rows)).numpy()
+                output = self._attention(block, tensor(self.hidden(rows)), rows).numpy()
                 self._targets.write(int(rows[0]), output, self.layer)
         give_back_all(block)
 
@@ -132,7 +132,7 @@ class States:
         with no_grad():
             output = self._known_target(rows, at)
             if output is None:
-                output = self._hidden.rounded(_attention(block, h, self.starts(rows)).numpy())
+                output = self._hidden.rounded(self._attention(block, h, rows).numpy())
             after = block.after_attention(h, tensor(output)).numpy()
         self._hidden.write(int(rows[0]), after, at + 1)
         return True
@@ -145,6 +145,10 @@ class States:
         except Damaged as damage:
             self._forget(self._targets, damage)
             return None
+
+    def _attention(self, block: Block, h: Tensor, rows: Array) -> Tensor:
+        with no_grad():
+            return block.attention(h, document_starts=self.starts(rows))
 
     @staticmethod
     def _level(store: RowStore, rows: Array) -> int:
@@ -160,8 +164,3 @@ class States:
         self._recomputed.add(key)
         warnings.warn(f"{damage.filename}: {damage.strerror}; it is computed again", stacklevel=2)
         store.forget(next(rows for rows in self.passes if damage.row in rows))
-
-
-def _attention(block: Block, h: Tensor, starts: Array | None) -> Tensor:
-    with no_grad():
-        return block.self_attn(block.input_layernorm(h), document_starts=starts)

@@ -42,23 +42,28 @@ def give_back_all(*modules: Module | None) -> None:
             give_back(array)
 
 
+def pass_rows(length: int) -> int:
+    """How many rows of this length a pass takes: PASS_TOKENS at most, a row at least."""
+    return max(1, PASS_TOKENS // length)
+
+
 def passes(tokens: Array) -> list[Array]:
-    """Rows int32 [R, T] cut into batches of at most PASS_TOKENS, a row each at least."""
-    rows = max(1, PASS_TOKENS // tokens.shape[1])
+    """Rows int32 [R, T] cut into batches, a pass each."""
+    rows = pass_rows(tokens.shape[1])
     return [np.ascontiguousarray(tokens[i : i + rows], dtype=np.int32) for i in range(0, len(tokens), rows)]
 
 
-def grouped(batches: Sequence[Array], models: Sequence[Decoder]) -> Iterator[list[Array]]:
-    """Neighbouring batches of tokens whose hidden states in all models fit into GROUP_BYTES; at least one."""
-    bytes_per_token = 4 * sum(model.config.hidden_size for model in models)
-    group: list[Array] = []
-    for batch in batches:
-        if group and (sum(b.size for b in group) + batch.size) * bytes_per_token > GROUP_BYTES:
-            yield group
-            group = []
-        group.append(batch)
-    if group:
-        yield group
+def grouped(batches: Sequence[Array], models: Sequence[Decoder]) -> Iterator[slice]:
+    """Which neighbouring batches of tokens have hidden states in all models that fit into GROUP_BYTES; at least one."""
+    most_tokens = GROUP_BYTES // (4 * sum(model.config.hidden_size for model in models))
+    first = tokens = 0
+    for i, batch in enumerate(batches):
+        if i > first and tokens + batch.size > most_tokens:
+            yield slice(first, i)
+            first, tokens = i, 0
+        tokens += batch.size
+    if first < len(batches):
+        yield slice(first, len(batches))
 
 
 def forward(
@@ -72,11 +77,11 @@ def forward(
     seconds, one number a model, gathers the time that each took; starts, one a batch, are document_starts. Nothing is
     recorded on the tape.
     """
+    seconds = [0.0] * len(models) if seconds is None else seconds
     if len({model.config.num_hidden_layers for model in models}) > 1:
         clocks = [[0.0] for _ in models]
         alone = [forward([model], batches, clock, starts)[0] for model, clock in zip(models, clocks, strict=True)]
-        for i, clock in enumerate(clocks if seconds is not None else []):
-            seconds[i] += clock[0]  # type: ignore[index]
+        seconds[:] = [before + clock[0] for before, clock in zip(seconds, clocks, strict=True)]
         return alone
     hidden: list[list[Tensor]] = [[] for _ in models]
 
@@ -87,8 +92,7 @@ def forward(
         for b, x in enumerate(inputs):
             hidden[m][b : b + 1] = [module(x) if starts is None else module(x, document_starts=starts[b])]
         runtime.synchronize()
-        if seconds is not None:
-            seconds[m] += time.perf_counter() - begun
+        seconds[m] += time.perf_counter() - begun
 
     runtime.synchronize()
     with no_grad():

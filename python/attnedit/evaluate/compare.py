@@ -101,14 +101,11 @@ def evaluate(student: Decoder, teacher: Decoder, heldout: list[Array]) -> Compar
     models = (teacher, student)
     pairs = list(batches(rows))
     seen = sum(tokens.size for tokens, _ in pairs)
-    labels = iter([labels for _, labels in pairs])
-    for group in grouped([tokens for tokens, _ in pairs], models):
-        hidden = forward(models, group, seconds)
-        for theirs, ours in zip(*hidden, strict=True):
-            for total, value in zip(
-                sums, _measured(models, theirs, ours, wanted := next(labels), seconds), strict=True
-            ):
-                by_position = np.where(wanted >= 0, value.reshape(wanted.shape), 0).sum(0, dtype=np.float64)
+    for part in grouped([tokens for tokens, _ in pairs], models):
+        hidden = forward(models, [tokens for tokens, _ in pairs[part]], seconds)
+        for theirs, ours, (_, labels) in zip(*hidden, pairs[part], strict=True):
+            for total, value in zip(sums, _measured(models, theirs, ours, labels, seconds), strict=True):
+                by_position = np.where(labels >= 0, value.reshape(labels.shape), 0).sum(0, dtype=np.float64)
                 total[: min(longest, len(by_position))] += by_position[:longest]
         give_back_all(*(room for model in models for room in (model.embed_tokens, model.lm_head)))
     whole, quarter = _stretch(sums, 0, longest), max(1, longest // 4)
