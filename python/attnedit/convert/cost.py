@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from attnedit.activations import PASS_TOKENS
+from attnedit.activations import pass_rows
 from attnedit.convert.recipe import Recipe
 from attnedit.convert.rehearse import Kernels, Rehearsed
 from attnedit.distill.budget import Steps
@@ -38,7 +38,7 @@ def disk(
     )  # fmt: skip
     attention, training = sum(new.values()), sum(sizes[path] for path in trained)
     length, hidden = recipe.sequence_length, source.hidden_size
-    rows = -(-recipe.layerwise.tokens // length) * length
+    rows = recipe.layerwise.rows(length) * length
     activations = 2 * rows * hidden * (4 if recipe.layerwise.activations == "float32" else 2)
     attentions = tuple(f"layers.{i}.self_attn." for i in new)
     exported = sum(n * (4 if path in trained or path.startswith(attentions) else stored) for path, n in sizes.items())
@@ -76,8 +76,8 @@ class Work:
 
 def work(recipe: Recipe, alone: list[tuple[Rehearsed, int]], together: Rehearsed, first: Steps, second: Steps) -> Work:
     """alone: every kind of edited layer, and how many there are of it."""
-    rows = -(-recipe.layerwise.tokens // recipe.sequence_length)
-    passes = rows / min(rows, max(1, PASS_TOKENS // recipe.sequence_length))
+    rows = recipe.layerwise.rows(recipe.sequence_length)
+    passes = rows / min(rows, pass_rows(recipe.sequence_length))
     probes = 3 * min(PROBE_ROWS, rows) / rows
     learnt: list[tuple[Kernels, float]] = []
     turns: list[tuple[Kernels, float]] = []

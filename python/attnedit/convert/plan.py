@@ -15,6 +15,7 @@ from attnedit.edit import MLA, GateSWA
 from attnedit.edit.edit import AUTO_TOKENS, CALIBRATION_TOKENS
 from attnedit.evaluate.cache import cache_size
 from attnedit.models import Decoder, DecoderConfig
+from attnedit.models.decoder import edited_layers
 from attnedit.models.load import read_config
 from attnedit.nn import GQAConfig, MLAConfig, Module
 
@@ -108,8 +109,7 @@ def plan_for(recipe: Recipe, source: DecoderConfig, itemsize: int) -> Plan:
     """The plan for a teacher of these shapes whose weights are stored in so many bytes each."""
     recipe = recipe.fitted(source.rope.max_position_embeddings)
     target = target_config(recipe.target, source)
-    student, layers = Decoder(target), range(source.num_hidden_layers)
-    edited = [i for i in layers if source.attention[i] != target.attention[i]]
+    student, edited = Decoder(target), edited_layers(target, source)
     new = {i: sum(p.size for p in student.layers[i].self_attn.parameters()) for i in edited}
     attention = sum(new.values())
     trained = trained_paths(student, edited, recipe.modelwise)

@@ -3,23 +3,25 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
 
 from attnedit import ops, runtime
-from attnedit.activations import PASS_TOKENS, passes
+from attnedit.activations import pass_rows, passes
 from attnedit.autograd import no_grad
 from attnedit.compute import compute
 from attnedit.distill import LayerwiseOptions, ModelwiseOptions
 from attnedit.distill.budget import Steps
+from attnedit.distill.layerwise import attention_error
 from attnedit.distill.loop import descend
-from attnedit.distill.modelwise import trained_paths
+from attnedit.distill.modelwise import pass_losses, trained_paths
 from attnedit.distill.moments import LONGEST_SIDE, rotates
 from attnedit.distill.optimizer import Method, Optimizer
 from attnedit.models import Decoder, DecoderConfig
 from attnedit.nn import MLAConfig, Module
-from attnedit.tensor import Array, Tensor, empty, full
+from attnedit.tensor import Tensor, empty, full
 
 Run: TypeAlias = Callable[[], AbstractContextManager[runtime.Rehearsal]]  # what the code inside is to do
 Kernels: TypeAlias = list[tuple[str, float, float]]  # name, floating-point operations, bytes of arguments
@@ -31,7 +33,7 @@ class Rehearsed:
 
     memory: int
     step: Kernels  # one optimizer step, every pass of it
-    teacher: Kernels = field(default_factory=list)  # the teacher's turn for PASS_TOKENS tokens
+    teacher: Kernels = field(default_factory=list)  # the teacher's turn for a pass of rows
     probe: Kernels = field(default_factory=list)  # the student's error on them
 
 
@@ -60,19 +62,17 @@ def rehearse_layerwise(
     blank.fill(student)
     time, hidden = steps.sequence_length, source.hidden_size
     block, attention = teacher.layers[layer], student.layers[layer].self_attn
-    rows = -(-options.tokens // time)
-    shape = (min(rows, max(1, PASS_TOKENS // time)), time, hidden)
+    shape = (min(options.rows(time), pass_rows(time)), time, hidden)
     marks: list[int] = []
 
     def teachers_turn() -> None:
         with no_grad():
             h = empty(shape)
-            block.after_attention(h, block.self_attn(block.input_layernorm(h)))
+            block.after_attention(h, block.attention(h))
 
     def probe() -> None:
         with no_grad():
-            u = block.input_layernorm(empty(shape))
-            ops.fused_mse(attention(u), empty(shape), full((u.size // hidden,), 1.0))
+            attention_error(attention, block.input_layernorm(empty(shape)), empty(shape), None, 1.0)
 
     with compute(dtype), run() as made:
         teachers_turn()
@@ -86,8 +86,7 @@ def rehearse_layerwise(
                 part_shape = (part.stop - part.start, time, hidden)
                 with no_grad():
                     u = block.input_layernorm(empty(part_shape))
-                error = ops.fused_mse(attention(u), empty(part_shape), full((u.size // hidden,), 1.0))
-                descend({"nmse": error.loss})
+                descend({"nmse": attention_error(attention, u, empty(part_shape), None, 1.0).loss})
             optimizer()
         marks.append(runtime.rehearsed())
         probe()
@@ -112,35 +111,17 @@ def rehearse_modelwise(
     blank.fill(teacher)
     blank.fill(student)
     chosen = trained_paths(student, edited, options)
-    live, features = options.teacher == "live", options.feature_weight > 0
     time = steps.sequence_length
     marks: list[int] = []
     with compute(dtype), run() as made:
         optimizer = _optimizer(student, options.optimizer, chosen, options.clip)
 
-        def theirs(tokens: Array, outputs: list[Tensor] | None) -> Tensor:
-            with no_grad():
-                if live:
-                    return teacher(tokens, outputs)
-                return teacher.norm(empty((*tokens.shape, source.hidden_size)))
-
         for _ in range(2):
             marks.append(runtime.rehearsed())
             for part in steps.passes:
                 tokens = np.zeros((part.stop - part.start, time), np.int32)
-                expected: list[Tensor] | None = [] if features else None
-                ours: list[Tensor] | None = [] if features else None
-                goal = theirs(tokens, expected)
-                hidden = student(tokens, ours, options.recompute)
-                share = full((tokens.size,), 1.0)
-                losses = {"kl": ops.fused_kl(hidden, student.head, goal, teacher.head, share).loss}
-                if ours is not None and expected is not None:
-                    cosines = [ops.cosine_loss(h, t, share) for h, t in zip(ours, expected, strict=True)]
-                    losses["feature"] = cosines[0]
-                    for cosine in cosines[1:]:
-                        losses["feature"] = ops.add(losses["feature"], cosine)
-                descend(losses)
-                del hidden, goal, expected, ours, losses
+                known = partial(empty, (*tokens.shape, source.hidden_size)) if options.teacher == "cached" else None
+                descend(pass_losses(student, teacher, tokens, None, options, steps.rows * time, known))
             optimizer()
     extra = _outside({path: p for path, p in student.named_parameters() if path in chosen}, options.optimizer)
     return Rehearsed(made.reserved_peak + extra, made.tasks[marks[1] :])

@@ -31,7 +31,7 @@ from attnedit.convert.plan import in_bytes, plan
 from attnedit.convert.progress import Progress
 from attnedit.convert.recipe import Recipe
 from attnedit.data import Tokenizer, require_rows
-from attnedit.distill.budget import edited_layers, steps_for
+from attnedit.distill.budget import steps_for
 from attnedit.edit import edit, layer_path, student_of
 from attnedit.evaluate import evaluate
 from attnedit.evaluate.compare import Comparison
@@ -39,6 +39,7 @@ from attnedit.evaluate.report import write_report
 from attnedit.export import export
 from attnedit.models import Decoder, load
 from attnedit.models import attnedit as own_format
+from attnedit.models.decoder import edited_layers
 from attnedit.models.load import map_parameters
 
 
@@ -102,7 +103,10 @@ def _steps(recipe: Recipe, teacher: Decoder, corpus: Corpus, progress: Progress)
 
     evaluations = {"initial": measure("initial")}
     started = distill.probe_kl(student, teacher, corpus.train)
-    with compute(recipe.compute), progress.phase("layer-wise", edited_layers(student, teacher)) as on_layer_step:
+    with (
+        compute(recipe.compute),
+        progress.phase("layer-wise", edited_layers(student.config, teacher.config)) as on_layer_step,
+    ):
         layers = distill.layerwise(
             student, teacher, corpus.train, recipe.layerwise, folder=_made(run / "layerwise"), seed=seed,
             on_step=on_layer_step,
@@ -152,6 +156,6 @@ def _edited(recipe: Recipe, teacher: Decoder, corpus: Corpus, progress: Progress
         atomic_write(folder / "config.json", json.dumps(own_format.raw_config(student.config), indent=1))
     # Read back even when just made, so that a continued run starts from the very same arrays.
     student = student_of(teacher, own_format.decoder_config(read_object(folder / "config.json")))
-    for layer in edited_layers(student, teacher):
+    for layer in edited_layers(student.config, teacher.config):
         map_parameters(student.layers[layer].self_attn, layer_path(folder, layer))
     return student

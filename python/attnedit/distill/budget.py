@@ -1,8 +1,7 @@
 """From a token budget to steps, and what `auto` means.
 
 The right rate follows the scale of the weights, not the width: a multiple of the root mean square of o_proj. Many small
-steps beat few large ones: one row a step (256 tokens at
-least) until there are 8,000 steps.
+steps beat few large ones: one row a step (256 tokens at least) until there are 8,000 steps.
 """
 
 import math
@@ -12,7 +11,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from attnedit.activations import PASS_TOKENS
+from attnedit.activations import pass_rows
 from attnedit.models import Decoder
 from attnedit.tensor import Tensor
 
@@ -46,18 +45,13 @@ def steps_for(tokens: int, sequence_length: int, batch_tokens: int | Auto) -> St
         sequence_length,
         max(1, round(tokens / (rows * sequence_length))),
         rows,
-        max(1, min(rows, PASS_TOKENS // sequence_length)),
+        min(rows, pass_rows(sequence_length)),
     )
 
 
 def rms(weight: Tensor) -> float:
     values = np.asarray(weight.numpy(), dtype=np.float32)
     return float(np.sqrt(np.mean(values * values)))
-
-
-def edited_layers(student: Decoder, teacher: Decoder) -> list[int]:
-    pairs = zip(student.config.attention, teacher.config.attention, strict=True)
-    return [i for i, (ours, theirs) in enumerate(pairs) if ours != theirs]
 
 
 def o_proj_rms(teacher: Decoder, layers: list[int]) -> float:

@@ -25,7 +25,6 @@ from attnedit.distill.budget import (
     Rate,
     Share,
     Tokens,
-    edited_layers,
     layerwise_rate,
     steps_for,
 )
@@ -33,7 +32,7 @@ from attnedit.distill.loop import Losses, Metrics, NotFinite, Saved, descend, tr
 from attnedit.distill.optimizer import Method, Optimizer, trainable
 from attnedit.distill.schedule import Schedule
 from attnedit.models import Decoder
-from attnedit.models.decoder import Attention, Block
+from attnedit.models.decoder import Attention, Block, edited_layers
 from attnedit.models.load import map_parameters
 from attnedit.tensor import Array, Tensor, full, tensor
 
@@ -51,6 +50,10 @@ class LayerwiseOptions:
     warmup: Share = 0.05
     final: Share = 0.05
     activations: StateDtype = "float32"  # bfloat16: half the disk
+
+    def rows(self, sequence_length: int) -> int:
+        """How many rows the tokens are, the last one whole."""
+        return -(-self.tokens // sequence_length)
 
 
 @dataclass(frozen=True)
@@ -80,13 +83,13 @@ def layerwise(
     call continues after a kill.
     on_step(layer, step, steps, loss) follows the progress.
     """
-    edited = edited_layers(student, teacher)
+    edited = edited_layers(student.config, teacher.config)
     chosen = edited if layers is None else sorted(layers)
     if not set(chosen) <= set(edited):
         raise ValueError(f"[layerwise] layers must be among the edited ones {edited}, got {chosen}")
     if not chosen:
         return []
-    picked = draw(tokens, -(-options.tokens // row_length(tokens)), seed)
+    picked = draw(tokens, options.rows(row_length(tokens)), seed)
     scratch = None if folder is None else folder / "activations"
     kept = {layer: None if folder is None else folder / f"layer_{layer:03d}" for layer in chosen}
     results = {layer: found for layer in chosen if (found := _finished(student, layer, kept[layer])) is not None}
@@ -150,15 +153,12 @@ def _train_layer(
 
         def losses_of(step: int) -> Losses:
             rows = batches.batch(step)[:, 0]
-            loss: Array | None = None
+            sums: dict[str, Array] = {}
             for part in plan.passes:
                 share = len(rows[part]) / len(rows)
-                u, a_teacher = _batch(block, states, rows[part])
-                a = attention(u, document_starts=states.starts(rows[part]))
-                error = ops.fused_mse(a, a_teacher, full((u.size // u.shape[-1],), share))
-                loss = total(loss, descend({"nmse": error.loss})["nmse"].array)
-            assert loss is not None
-            return {"nmse": Tensor(loss)}
+                loss = attention_error(attention, *_batch(block, states, rows[part]), share).loss
+                sums["nmse"] = total(sums.get("nmse"), descend({"nmse": loss})["nmse"].array)
+            return {"nmse": Tensor(sums["nmse"])}
 
         schedule = Schedule(rate, plan.steps, options.warmup, options.final)
         saved = None if folder is None else Saved(folder)
@@ -180,11 +180,19 @@ def _train_layer(
     return result
 
 
-def _batch(block: Block, states: States, rows: Array) -> tuple[Tensor, Tensor]:
-    """What the layer's attention sees and should give."""
+def attention_error(
+    attention: Attention, u: Tensor, a_teacher: Tensor, document_starts: Array | None, weight: float
+) -> ops.SquaredError:
+    """Of the attention's output for u, each [B, T, D]; the loss times weight."""
+    a = attention(u, document_starts=document_starts)
+    return ops.fused_mse(a, a_teacher, full((u.size // u.shape[-1],), weight))
+
+
+def _batch(block: Block, states: States, rows: Array) -> tuple[Tensor, Tensor, Array | None]:
+    """What the layer's attention sees and should give, and document_starts."""
     with no_grad():
         u = block.input_layernorm(tensor(states.hidden(rows)))
-    return u, tensor(states.target(rows))
+    return u, tensor(states.target(rows)), states.starts(rows)
 
 
 def _overflow(block: Block, states: States) -> str:
@@ -203,8 +211,7 @@ def nmse(block: Block, states: States) -> float:
     per_pass = len(states.passes[0])
     with no_grad():
         for i in range(0, len(rows), per_pass):
-            u, a_teacher = _batch(block, states, rows[i : i + per_pass])
-            a = block.self_attn(u, document_starts=states.starts(rows[i : i + per_pass]))
-            part = ops.fused_mse(a, a_teacher, full((u.size // u.shape[-1],), 1.0)).energy.numpy()
+            batch = _batch(block, states, rows[i : i + per_pass])
+            part = attention_error(block.self_attn, *batch, 1.0).energy.numpy()
             error, energy = error + float(part[0]), energy + float(part[1])
     return error / max(energy, 1e-30)

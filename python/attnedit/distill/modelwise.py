@@ -7,6 +7,7 @@ loss = tau^2 KL(teacher || student)  over the whole vocabulary, a mean over toke
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial, reduce
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,12 +19,12 @@ from attnedit.activations import States, forward, give_back_all, grouped
 from attnedit.autograd import no_grad, total
 from attnedit.checkpoint import give_back
 from attnedit.data import Batches, TrainingRows, available, row_length, starts_of, tokens_of
-from attnedit.distill.budget import Auto, Rate, Share, Tokens, edited_layers, modelwise_rate, steps_for
+from attnedit.distill.budget import Auto, Rate, Share, Tokens, modelwise_rate, steps_for
 from attnedit.distill.loop import Losses, Metrics, NotFinite, Saved, descend, train
 from attnedit.distill.optimizer import Method, Optimizer, trainable
 from attnedit.distill.schedule import Schedule
 from attnedit.models import Decoder
-from attnedit.models.decoder import overflow
+from attnedit.models.decoder import edited_layers, overflow
 from attnedit.tensor import Array, Tensor, full, tensor
 
 PROBE_ROWS = 16  # training rows on which a phase must not end worse than it began
@@ -85,7 +86,7 @@ def modelwise(
         rows = tokens_of(tokens, slice(0, available(tokens, PROBE_ROWS)))
         where = overflow(list(rows), teacher=teacher, student=student)
         raise NotFinite(f"[modelwise] kl is {before} before training: {where}")
-    edited = edited_layers(student, teacher)
+    edited = edited_layers(student.config, teacher.config)
     runtime.empty_cache()
     start = dict(student.named_parameters())
     parameters, multipliers = _choose(student, edited, options)
@@ -93,7 +94,6 @@ def modelwise(
     plan = steps_for(options.tokens, row_length(tokens), options.batch_tokens)
     rate = float(modelwise_rate(teacher, edited, before) if options.learning_rate == "auto" else options.learning_rate)
     batches = Batches(tokens, plan.rows, seed)
-    layers = student.config.num_hidden_layers
     cache, used = None, np.array([0])
     if options.teacher == "cached":
         used = np.unique(np.concatenate([batches.numbers(step) for step in range(plan.steps)]))
@@ -103,35 +103,14 @@ def modelwise(
 
     def losses_of(step: int) -> Losses:
         rows, numbers, starts = batches.batch(step), batches.numbers(step), batches.starts(step)
-        sums: dict[str, Array | None] = {}
+        sums: dict[str, Array] = {}
         for part in plan.passes:
-            batch = np.ascontiguousarray(rows[part])
             begins = None if starts is None else starts[part]
-            share = full((batch.size,), 1 / rows.size)
-            with_features = options.feature_weight > 0
-            theirs: list[Tensor] | None = [] if with_features else None
-            ours: list[Tensor] | None = [] if with_features else None
-            with no_grad():
-                if cache is None:
-                    target = teacher(batch, theirs, document_starts=begins)
-                else:
-                    target = teacher.norm(tensor(cache.hidden(np.searchsorted(used, numbers[part]))))
-            hidden = student(batch, ours, options.recompute, document_starts=begins)
-            kl = ops.fused_kl(
-                hidden, student.head, target, teacher.head, share, options.divergence, options.temperature
-            )
-            losses = {"kl": kl.loss}
-            if theirs is not None and ours is not None:
-                weight = full((batch.size,), options.feature_weight / (rows.size * layers))
-                pairs = zip(ours, theirs, strict=True)
-                cosines = [ops.cosine_loss(h, t, weight) for h, t in pairs]
-                feature = cosines[0]
-                for cosine in cosines[1:]:
-                    feature = ops.add(feature, cosine)
-                losses["feature"] = feature
+            known = None if cache is None else partial(_cached, cache, np.searchsorted(used, numbers[part]))
+            losses = pass_losses(student, teacher, rows[part], begins, options, rows.size, known)
             for key, loss in descend(losses).items():
                 sums[key] = total(sums.get(key), loss.array)
-        return {key: Tensor(value) for key, value in sums.items() if value is not None}
+        return {key: Tensor(value) for key, value in sums.items()}
 
     schedule = Schedule(rate, plan.steps, options.warmup, options.final)
     saved = None if folder is None else Saved(folder)
@@ -148,16 +127,49 @@ def modelwise(
     return ModelwiseResult(before, after, after <= before, rate, plan.steps, plan.rows)
 
 
+def _cached(cache: States, rows: Array) -> Tensor:
+    return tensor(cache.hidden(rows))
+
+
+def pass_losses(
+    student: Decoder,
+    teacher: Decoder,
+    tokens: Array,
+    document_starts: Array | None,
+    options: ModelwiseOptions,
+    step_tokens: int,
+    cached: Callable[[], Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """The share that a pass, rows int32 [B, T], has in the losses of a step of `step_tokens`.
+
+    cached gives the teacher's last hidden states before its norm, where it need not compute them.
+    """
+    tokens = np.ascontiguousarray(tokens)
+    theirs: list[Tensor] | None = [] if options.feature_weight > 0 else None
+    ours: list[Tensor] | None = [] if options.feature_weight > 0 else None
+    with no_grad():
+        target = teacher.norm(cached()) if cached else teacher(tokens, theirs, document_starts=document_starts)
+    hidden = student(tokens, ours, options.recompute, document_starts=document_starts)
+    weights = full((tokens.size,), 1 / step_tokens)
+    kl = ops.fused_kl(hidden, student.head, target, teacher.head, weights, options.divergence, options.temperature)
+    if theirs is None or ours is None:
+        return {"kl": kl.loss}
+    weights = full((tokens.size,), options.feature_weight / (step_tokens * len(ours)))
+    cosines = [ops.cosine_loss(h, t, weights) for h, t in zip(ours, theirs, strict=True)]
+    return {"kl": kl.loss, "feature": reduce(ops.add, cosines)}
+
+
 def probe_kl(student: Decoder, teacher: Decoder, tokens: TrainingRows) -> float:
     """KL(teacher || student), nats per token, on the first rows."""
     sum_kl = 0.0
     first = slice(0, available(tokens, PROBE_ROWS))
     rows, starts = tokens_of(tokens, first), starts_of(tokens, first)
-    begins = [None if starts is None else starts[i : i + 1] for i in range(len(rows))]
+    batches = [np.ascontiguousarray(row[None]) for row in rows]
+    begins = None if starts is None else [row[None] for row in starts]
     with no_grad():
-        for group in grouped([np.ascontiguousarray(row[None]) for row in rows], (student, teacher)):
-            taken, begins = begins[: len(group)], begins[len(group) :]
-            for ours, theirs in zip(*forward((student, teacher), group, starts=taken), strict=True):
+        for part in grouped(batches, (student, teacher)):
+            taken = None if begins is None else begins[part]
+            for ours, theirs in zip(*forward((student, teacher), batches[part], starts=taken), strict=True):
                 weights = full((ours.size // ours.shape[-1],), 1 / rows.size)
                 sum_kl += ops.fused_kl(ours, student.head, theirs, teacher.head, weights).loss.item()
     give_back_all(teacher.lm_head or teacher.embed_tokens)

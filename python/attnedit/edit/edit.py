@@ -19,7 +19,7 @@ from attnedit.edit.regression import LatentDims, SourceAttention, regression_lat
 from attnedit.edit.starts import random_latent, svd_latent
 from attnedit.edit.targets import MLA, GateSWA
 from attnedit.models import Decoder, DecoderConfig
-from attnedit.models.decoder import overflow
+from attnedit.models.decoder import edited_layers, overflow
 from attnedit.models.load import map_parameters
 from attnedit.nn import GQA, MLAConfig
 from attnedit.tensor import Array, Tensor, full, tensor
@@ -138,7 +138,7 @@ def _latent(
     folder: Path | None,
 ) -> None:
     """Initialises the MLA layers, from the first to the last."""
-    edited = [i for i, c in enumerate(student.config.attention) if c != teacher.config.attention[i]]
+    edited = edited_layers(student.config, teacher.config)
     done = {i for i in edited if folder is not None and layer_path(folder, i).exists()}
     for i in done:
         assert folder is not None
@@ -189,14 +189,11 @@ def _gated(teacher: Decoder, target: GateSWA, full_layers: tuple[int, ...], fold
     """The gate starts as the identity: g_proj 0, o_proj divided by the gate's value there."""
     config = replace(teacher.config, attention=target.attention(teacher.config, full_layers))
     student = student_of(teacher, config)
-    for i, (ours, theirs) in enumerate(zip(config.attention, teacher.config.attention, strict=True)):
-        if ours != theirs:
-            o_proj = np.asarray(teacher.layers[i].self_attn.o_proj.weight.numpy(), dtype=np.float32)
-            heads, per = ours.num_attention_heads, target.gate_per
-            _set_attention(
-                student, i,
-                identity_gate(o_proj, target.gate, per, heads, o_proj.shape[1] // heads, config.hidden_size), folder,
-            )  # fmt: skip
+    for i in edited_layers(config, teacher.config):
+        o_proj = np.asarray(teacher.layers[i].self_attn.o_proj.weight.numpy(), dtype=np.float32)
+        heads, per = config.attention[i].num_attention_heads, target.gate_per
+        gate = identity_gate(o_proj, target.gate, per, heads, o_proj.shape[1] // heads, config.hidden_size)
+        _set_attention(student, i, gate, folder)
     return student
 
 
@@ -235,20 +232,20 @@ def auto_full_layers(teacher: Decoder, target: GateSWA, rows: Array, starts: Arr
 def _by_window_error(teacher: Decoder, target: GateSWA, rows: Array, starts: Array | None) -> list[int]:
     """Layers by the energy-normalised error that the window alone causes in them, largest first."""
     windowed = _gated(teacher, target, ())
-    errors = {}
+    edited, errors = edited_layers(windowed.config, teacher.config), {}
     with no_grad():
         hidden = [teacher.embed_tokens(part) for part in passes(rows)]
         begins = _begins(starts, hidden)
         for i, (block, other) in enumerate(layers(teacher, windowed)):
-            edited, energies = windowed.config.attention[i] != teacher.config.attention[i], np.zeros(2)
+            energies = np.zeros(2)
             for b, h in enumerate(hidden):
                 u = block.input_layernorm(h)
                 a = block.self_attn(u, document_starts=begins[b])
-                if edited:
+                if i in edited:
                     weights = full((u.size // u.shape[2],), 1.0)
                     given = other.self_attn(u, document_starts=begins[b])
                     energies += ops.fused_mse(given, a, weights).energy.numpy()
                 hidden[b] = block.after_attention(h, a)
-            if edited:
+            if i in edited:
                 errors[i] = energies[0] / max(energies[1], 1e-30)
     return sorted(errors, key=lambda i: -errors[i])

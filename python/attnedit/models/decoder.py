@@ -96,6 +96,12 @@ def make_attention(config: DecoderConfig, layer: int, ropes: dict[int, Rope]) ->
     return GQA(config.hidden_size, c, rope)
 
 
+def edited_layers(student: DecoderConfig, teacher: DecoderConfig) -> list[int]:
+    """Those whose attention is not the teacher's any more."""
+    pairs = zip(student.attention, teacher.attention, strict=True)
+    return [i for i, (ours, theirs) in enumerate(pairs) if ours != theirs]
+
+
 class Block(Module):
     """h + attention(norm(h)), then h + mlp(norm(h))."""
 
@@ -109,13 +115,17 @@ class Block(Module):
         else:
             self.mlp = MLP(config.hidden_size, config.intermediate_size, config.mlp_bias)
 
+    def attention(self, h: Tensor, cache: LayerCache | None = None, document_starts: Array | None = None) -> Tensor:
+        """The attention's output for h, to be added to it."""
+        return self.self_attn(self.input_layernorm(h), cache, document_starts)
+
     def after_attention(self, h: Tensor, a: Tensor) -> Tensor:
         """The rest of the block, given the attention's output a for h."""
         h = ops.add(h, a)
         return ops.add(h, self.mlp(self.post_attention_layernorm(h)))
 
     def __call__(self, h: Tensor, cache: LayerCache | None = None, document_starts: Array | None = None) -> Tensor:
-        return self.after_attention(h, self.self_attn(self.input_layernorm(h), cache, document_starts))
+        return self.after_attention(h, self.attention(h, cache, document_starts))
 
 
 def overflow(rows: Sequence[Array], **models: "Decoder") -> str:
