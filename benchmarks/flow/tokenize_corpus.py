@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from attnedit.runtime import peak_resident_memory
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SEPARATOR = "<|endoftext|>"
 SIDES = ("encode_batch", "encode_batch_fast", "ours")  # the second keeps no offsets, as ours
@@ -36,12 +38,6 @@ def make_text(path: Path, megabytes: int) -> None:
             document = "\n".join(lines[i] for i in rng.integers(0, len(lines), 40)) + SEPARATOR
             size += len(document.encode())
             file.write(document)
-
-
-def peak_memory() -> int:
-    """The most bytes that were resident in this process."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
 
 
 def library(text: Path, tokenizer: Path, function: str) -> dict[str, float]:
@@ -103,7 +99,7 @@ def main() -> None:
                 found = ours(text, options.tokenizer, folder / "tokens", options.seconds)
             else:
                 found = library(text, options.tokenizer, options.side)
-            print(json.dumps(found | {"peak_mib": peak_memory() / 2**20}))
+            print(json.dumps(found | {"peak_mib": peak_resident_memory() / 2**20}))
             return
         if not text.exists():
             make_text(text, options.megabytes)

@@ -63,7 +63,7 @@ double square(const float* x, int64_t n) {
 namespace attnedit::kernels {
 namespace {
 constexpr int64_t kChunk = 1 << 15;  // numbers in one partial sum
-int64_t chunks(int64_t n) { return (n + kChunk - 1) / kChunk; }
+int64_t chunks(int64_t n) { return parts_of(n, kChunk); }
 }  // namespace
 
 Task adamw(View<float, 1> parameter, View<float, 1> gradient, View<float, 1> m, View<float, 1> v,

@@ -183,7 +183,7 @@ Task attention_forward(View<const float, 4> q, View<const float, 4> k, View<cons
   const int64_t at_once = pairs_at_once(B, T, G, K, Kv), pair_stride = whole_lines(pair_floats(T, K, Kv));
   const double pairs_seen = H * visible_pairs(starts, options.window, B, T);
   return Task([=] {
-           const int64_t key_blocks = (T + kKeys - 1) / kKeys, query_blocks = (T + kQueries - 1) / kQueries;
+           const int64_t key_blocks = parts_of(T, kKeys), query_blocks = parts_of(T, kQueries);
            fill_bounds(starts, options.window, B, T, workspace.data);
            float *packed = workspace.data + bounds_floats(B, T), *scratch = packed + at_once * pair_stride;
            for (int64_t first = 0; first < B * G; first += at_once) {

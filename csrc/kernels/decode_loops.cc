@@ -290,17 +290,16 @@ namespace {
 
 constexpr int64_t kChunkFloats = 1 << 17;  // of cache: much more than a partial result has
 
-int64_t up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+int64_t up(int64_t n, int64_t step) { return parts_of(n, step) * step; }
 
 // Positions to a chunk of a sequence of n. It depends on nothing else, so that neither the threads, nor the sequence's
 // neighbours in the batch, nor the room in the cache change a bit of the result.
 int64_t chunk_length(const Decode& d, int64_t n) {
   const auto& s = d.sizes;
   const int64_t floats = s.G * (s.K + (d.separate_values ? s.Kv : 0));
-  return up(std::max({kChunkFloats / std::max<int64_t>(floats, 1), (n + kMostChunks - 1) / kMostChunks, d.block}),
-            d.block);
+  return up(std::max({kChunkFloats / std::max<int64_t>(floats, 1), parts_of(n, kMostChunks), d.block}), d.block);
 }
-int64_t chunks_of(const Decode& d, int64_t n) { return (n + chunk_length(d, n) - 1) / chunk_length(d, n); }
+int64_t chunks_of(const Decode& d, int64_t n) { return parts_of(n, chunk_length(d, n)); }
 
 int64_t most_chunks(const Decode& d) { return std::min(kMostChunks, chunks_of(d, d.S)); }
 

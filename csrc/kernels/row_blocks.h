@@ -10,8 +10,8 @@ namespace attnedit::kernels {
 // Enough for many threads to share evenly, few enough for the partial sums to stay small beside the rows.
 constexpr int64_t kMostRowBlocks = 64, kLeastBlockRows = 32;
 
-inline int64_t block_rows(int64_t N) { return std::max(kLeastBlockRows, (N + kMostRowBlocks - 1) / kMostRowBlocks); }
-inline int64_t row_blocks(int64_t N) { return (N + block_rows(N) - 1) / block_rows(N); }
+inline int64_t block_rows(int64_t N) { return std::max(kLeastBlockRows, parts_of(N, kMostRowBlocks)); }
+inline int64_t row_blocks(int64_t N) { return parts_of(N, block_rows(N)); }
 
 // Calls f(block, begin, end) for every block's rows.
 template <class F>

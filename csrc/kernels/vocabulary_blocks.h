@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/gemm.h"
+#include "runtime/parallel.h"
 
 namespace attnedit::kernels {
 
@@ -14,9 +15,9 @@ struct VocabularyBlocks {
   int64_t tokens, width, count;
 
   VocabularyBlocks(int64_t N, int64_t V) : tokens(std::clamp<int64_t>(N, 1, kTokens)) {
-    count = std::max<int64_t>((V + kWidth - 1) / kWidth, 1);
-    width = std::min((V + count - 1) / count + 31, kWidth) / 32 * 32;
-    count = std::max<int64_t>((V + width - 1) / std::max<int64_t>(width, 1), 1);
+    count = std::max<int64_t>(parts_of(V, kWidth), 1);
+    width = std::min(parts_of(V, count) + 31, kWidth) / 32 * 32;
+    count = std::max<int64_t>(parts_of(V, std::max<int64_t>(width, 1)), 1);
   }
   int64_t logits() const { return tokens * width; }
   // A block of a head (V,D), packed for the logits or for the sums over its rows.
