@@ -1,6 +1,6 @@
 """A corpus to training rows, beside the tokenizers library's own batches: megabytes a second, and resident memory.
 
-    python benchmarks/flow/tokenize_corpus.py --tokenizer ../shared/material/tokenizers/qwen3 --megabytes 200
+    python benchmarks/flow/tokenize_corpus.py --tokenizer ../shared/material/tokenizers/qwen2 --megabytes 34
 
 The text is made here: documents of forty lines of CPython's standard library, with a fixed seed. Each side runs in
 a process of its own. The library encodes lists of 1,024 documents that are in memory already, and its tokens are thrown
