@@ -8,12 +8,14 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeAlias
 
 from attnedit import _core
 from attnedit.compute import compute, current_compute
 from attnedit.tensor import Array, Tensor, full
 
 # Gradients of an operation's outputs (None where nothing uses one) -> gradients of its inputs (None where not needed).
+# What it needs for that it keeps as arrays: whatever else the operation read or wrote goes back to the pool.
 Backward = Callable[[list[Array | None]], Sequence[Array | None]]
 
 _order = itertools.count()
@@ -21,16 +23,26 @@ _state = threading.local()
 
 
 class Node:
-    """One recorded operation."""
+    """One recorded operation. Of its inputs it knows where their gradients go, not their values."""
 
     __slots__ = ("backward", "grads", "inputs", "order", "outputs")
 
     def __init__(self, inputs: tuple[Tensor, ...], outputs: int, backward: Backward) -> None:
-        self.inputs = inputs
+        self.inputs: tuple[Place, ...] = tuple(map(_place, inputs))
         self.outputs = outputs
         self.backward = backward
         self.order = next(_order)
         self.grads: list[Array | None] = [None] * outputs
+
+
+# Where a tensor's gradient goes: a leaf keeps it, an operation's output has it by its number, a constant has none.
+Place: TypeAlias = Tensor | tuple[Node, int] | None
+
+
+def _place(x: Tensor) -> Place:
+    if not x.requires_grad:
+        return None
+    return x if x.node is None else (x.node, x.index)
 
 
 @contextmanager
@@ -78,28 +90,26 @@ def backward(outputs: Sequence[Tensor], grads: Sequence[Array | None] | None = N
     queue: list[tuple[int, Node]] = []
     waiting: set[int] = set()
 
-    def give(x: Tensor, grad: Array | None) -> None:
-        if not x.requires_grad:
-            return
-        if x.node is None:
+    def give(place: Place, grad: Array | None) -> None:
+        if isinstance(place, Tensor):
             if grad is not None:
-                x.grad = total(x.grad, grad)
-            return
-        if grad is not None:
-            x.node.grads[x.index] = total(x.node.grads[x.index], grad)
-        if x.node.order not in waiting:
-            waiting.add(x.node.order)
-            heapq.heappush(queue, (-x.node.order, x.node))
+                place.grad = total(place.grad, grad)
+        elif place is not None:
+            node, index = place
+            if grad is not None:
+                node.grads[index] = total(node.grads[index], grad)
+            if node.order not in waiting:
+                waiting.add(node.order)
+                heapq.heappush(queue, (-node.order, node))
 
     for i, y in enumerate(outputs):
-        give(y, grads[i] if grads is not None else None)
+        give(_place(y), grads[i] if grads is not None else None)
     while queue:
         _, node = heapq.heappop(queue)
         received, node.grads = node.grads, [None] * node.outputs
         gradients = node.backward(received)
-        for x, grad in zip(node.inputs, gradients, strict=True):
-            if grad is not None or x.node is not None:
-                give(x, grad)
+        for place, grad in zip(node.inputs, gradients, strict=True):
+            give(place, grad)
         node.inputs, node.backward = (), _spent  # what it kept for this pass is free from here on
 
 

@@ -1,5 +1,7 @@
 """The tape: gradients reach the right tensors. Arithmetic is proved in C++."""
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -101,3 +103,23 @@ def test_two_losses_descend_together() -> None:
     backward([ops.add(loss_of(z, t), loss_of(z, t))])
     ae.tensor([0]).numpy()
     np.testing.assert_allclose(tw.grad, tv.grad, rtol=1e-6)
+
+
+KEPT = {
+    "a frozen layer's input": lambda x: ops.linear(x, ae.tensor(values((8, 8), 1))),
+    "a rotation's input": lambda x: ops.rope(x, ae.tensor(values((3, 2), 1)), ae.tensor(values((3, 2), 2)), 2),
+    "what is added": lambda x: ops.add(x, x),
+    "latents that become keys and values": lambda x: ops.mla_expand(x, ae.tensor(values((1, 3, 2), 1)), 2, 2)[0],
+}
+
+
+@pytest.mark.parametrize("what", KEPT)
+def test_the_tape_keeps_no_values_that_the_way_back_does_not_read(what: str) -> None:
+    leaf = ae.tensor(values((1, 3, 8), 0), requires_grad=True)
+    x = ops.add(leaf, leaf)
+    array = weakref.ref(x.array)
+    y = KEPT[what](x)
+    del x
+    assert array() is None
+    backward([y], [full(y.shape, 1.0).array])
+    assert leaf.grad is not None and np.isfinite(ae.Tensor(leaf.grad).numpy()).all()

@@ -30,24 +30,24 @@ def attention(
     """
     batch, time, _ = q.shape
     width = v.shape[2] // kv_heads
-    o = empty((batch, time, heads * width))
-    y = o if gate is None else empty(o.shape)
+    inputs, gates = [q.array, k.array, v.array], None if gate is None else gate.array
+    o = empty((batch, time, heads * width)).array
+    y = Tensor(o) if gate is None else empty(o.shape)
     lse, compute = empty((batch, heads, time)), current_compute()
     _core.attention_forward(
-        q.array, k.array, v.array, None if gate is None else gate.array, document_starts, heads, kv_heads, scale,
-        window, activation, compute, o.array, None if gate is None else y.array, lse.array,
+        *inputs, gates, document_starts, heads, kv_heads, scale, window, activation, compute,
+        o, None if gate is None else y.array, lse.array,
     )  # fmt: skip
 
     def back(grads: list[Array | None]) -> Sequence[Array | None]:
-        dq, dk, dv = (_core.empty(x.shape, x.dtype) for x in (q, k, v))
-        dgate = None if gate is None else _core.empty(gate.shape, gate.dtype)
+        outputs = [empty(x.shape).array for x in inputs]
+        dgates = None if gates is None else empty(gates.shape).array
         _core.attention_backward(
-            grads[0], q.array, k.array, v.array, None if gate is None else gate.array, document_starts, heads, kv_heads,
-            scale, window, activation, compute, o_array, lse.array, dq, dk, dv, dgate,
+            grads[0], *inputs, gates, document_starts, heads, kv_heads, scale, window, activation, compute,
+            o, lse.array, *outputs, dgates,
         )  # fmt: skip
-        return (dq, dk, dv) if gate is None else (dq, dk, dv, dgate)
+        return outputs if gates is None else [*outputs, dgates]
 
-    o_array = o.array  # the array, not the tensor: the tensor would hold its own node
     record((y,), (q, k, v) if gate is None else (q, k, v, gate), back)
     return y
 
@@ -57,22 +57,22 @@ def mla_compress(
 ) -> tuple[Tensor, Tensor]:
     """Splits kv_a [B, T, R + P] into the normed latent [B, T, R] and the rotated shared key [B, T, P] (DeepSeek-V2)."""
     batch, time, width = kv_a.shape
-    rank = weight.size
+    rank, x = weight.size, kv_a.array
     latent, rstd = empty((batch, time, rank)), empty((batch, time))
     k_rope = empty((batch, time, width - rank))
     _core.mla_compress_forward(
-        kv_a.array, weight.array, eps, cos.array, sin.array, start, latent.array, rstd.array, k_rope.array
+        x, weight.array, eps, cos.array, sin.array, start, latent.array, rstd.array, k_rope.array
     )
     shapes = latent.shape, k_rope.shape
 
     def back(grads: list[Array | None]) -> Sequence[Array | None]:
         dlatent, dk_rope = (full(s, 0.0).array if g is None else g for g, s in zip(grads, shapes, strict=True))
-        dkv_a: Array = _core.empty(kv_a.shape, kv_a.dtype)
+        dx = empty(x.shape).array
         dweight = grad_of(weight) if weight.requires_grad else None
         _core.mla_compress_backward(
-            dlatent, dk_rope, kv_a.array, weight.array, rstd.array, cos.array, sin.array, start, dkv_a, dweight
+            dlatent, dk_rope, x, weight.array, rstd.array, cos.array, sin.array, start, dx, dweight
         )
-        return (dkv_a, None)
+        return (dx, None)
 
     record((latent, k_rope), (kv_a, weight), back)
     return latent, k_rope
@@ -88,12 +88,11 @@ def mla_expand(kv: Tensor, k_rope: Tensor, heads: int, v_head_dim: int) -> tuple
     k = empty((batch, time, heads * (nope + k_rope.shape[2])))
     v = empty((batch, time, heads * v_head_dim))
     _core.mla_expand_forward(kv.array, k_rope.array, heads, k.array, v.array)
-    shapes = k.shape, v.shape
+    outputs, inputs = (k.shape, v.shape), (kv.shape, k_rope.shape)
 
     def back(grads: list[Array | None]) -> Sequence[Array | None]:
-        dk, dv = (full(s, 0.0).array if g is None else g for g, s in zip(grads, shapes, strict=True))
-        dkv: Array = _core.empty(kv.shape, kv.dtype)
-        dk_rope: Array = _core.empty(k_rope.shape, k_rope.dtype)
+        dk, dv = (full(s, 0.0).array if g is None else g for g, s in zip(grads, outputs, strict=True))
+        dkv, dk_rope = (empty(s).array for s in inputs)
         _core.mla_expand_backward(dk, dv, heads, dkv, dk_rope)
         return (dkv, dk_rope)
 

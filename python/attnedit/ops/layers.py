@@ -12,16 +12,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """y = x weight^T + bias.   x [..., I], weight [O, I], bias [O] -> y [..., O]"""
     y, compute = empty((*x.shape[:-1], weight.shape[0])), current_compute()
     _core.gemm_forward(x.array, weight.array, None if bias is None else bias.array, y.array, compute)
+    shape = x.shape if x.requires_grad else None
+    x_array = x.array if weight.requires_grad else None  # a frozen layer keeps nothing
 
     def back(grads: list[Array | None]) -> Sequence[Array | None]:
         dy = grads[0]
         dx = None
-        if x.requires_grad:
-            dx = _core.empty(x.shape, x.dtype)
+        if shape is not None:
+            dx = empty(shape).array
             _core.gemm_input_backward(dy, weight.array, dx, compute)
-        if weight.requires_grad:
+        if x_array is not None:
             dbias = grad_of(bias) if bias is not None and bias.requires_grad else None
-            _core.gemm_weight_backward(dy, x.array, grad_of(weight), dbias, compute)
+            _core.gemm_weight_backward(dy, x_array, grad_of(weight), dbias, compute)
         return (dx, None) if bias is None else (dx, None, None)
 
     record((y,), (x, weight) if bias is None else (x, weight, bias), back)
@@ -43,14 +45,13 @@ def embedding(tokens: Array, table: Tensor) -> Tensor:
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x * weight / sqrt(mean(x^2) + eps) over len(weight) numbers: a row or head by head.   [..., n * len(weight)]"""
-    y = empty(x.shape)
-    rstd = empty((x.size // weight.size,))
-    _core.rms_norm_forward(x.array, weight.array, eps, y.array, rstd.array)
+    x_array, y, rstd = x.array, empty(x.shape), empty((x.size // weight.size,))
+    _core.rms_norm_forward(x_array, weight.array, eps, y.array, rstd.array)
 
     def back(grads: list[Array | None]) -> Sequence[Array | None]:
-        dx: Array = _core.empty(x.shape, x.dtype)
+        dx = empty(x_array.shape).array
         dweight = grad_of(weight) if weight.requires_grad else None
-        _core.rms_norm_backward(grads[0], x.array, weight.array, rstd.array, dx, dweight)
+        _core.rms_norm_backward(grads[0], x_array, weight.array, rstd.array, dx, dweight)
         return (dx, None)
 
     record((y,), (x, weight), back)
@@ -65,11 +66,11 @@ def rope(
     x [B, T, heads * K]; cos, sin [S, P / 2], row start + t for position t. Half split as Hugging Face's default, or
     interleaved pairs as DeepSeek. Su et al. 2021 (arXiv 2104.09864).
     """
-    y = empty(x.shape)
+    shape, y = x.shape, empty(x.shape)
     _core.rope_forward(x.array, cos.array, sin.array, start, heads, offset, interleaved, y.array)
 
     def back(grads: list[Array | None]) -> Sequence[Array | None]:
-        dx: Array = _core.empty(x.shape, x.dtype)
+        dx = empty(shape).array
         _core.rope_backward(grads[0], cos.array, sin.array, start, heads, offset, interleaved, dx)
         return (dx,)
 
@@ -79,14 +80,13 @@ def rope(
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up, element by element. Shazeer 2020 (arXiv 2002.05202)."""
-    y = empty(gate.shape)
-    _core.swiglu_forward(gate.array, up.array, y.array)
+    g, u, y = gate.array, up.array, empty(gate.shape)
+    _core.swiglu_forward(g, u, y.array)
 
     def back(grads: list[Array | None]) -> Sequence[Array | None]:
-        dgate: Array = _core.empty(gate.shape, gate.dtype)
-        dup: Array = _core.empty(up.shape, up.dtype)
-        _core.swiglu_backward(grads[0], gate.array, up.array, dgate, dup)
-        return (dgate, dup)
+        dg, du = empty(g.shape).array, empty(u.shape).array
+        _core.swiglu_backward(grads[0], g, u, dg, du)
+        return (dg, du)
 
     record((y,), (gate, up), back)
     return y

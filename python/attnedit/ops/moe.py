@@ -31,18 +31,18 @@ def moe_route(logits: Tensor, k: int, normalize: bool) -> Routes:
 
     logits [..., E]. Qwen3-MoE's router (arXiv 2505.09388).
     """
-    experts = logits.shape[-1]
+    experts, z = logits.shape[-1], logits.array
     tokens = logits.size // experts
     weights = empty((tokens, k))
     chosen, offsets, slots, rows = (
         _core.empty(shape, np.dtype(np.int32)) for shape in ((tokens, k), (experts + 1,), (tokens * k,), (tokens * k,))
     )
-    _core.moe_route_forward(logits.array, normalize, weights.array, chosen, offsets, slots, rows)
+    _core.moe_route_forward(z, normalize, weights.array, chosen, offsets, slots, rows)
 
     def back(grads: list[Array | None]) -> Sequence[Array | None]:
-        dlogits: Array = _core.empty(logits.shape, logits.dtype)
-        _core.moe_route_backward(grads[0], logits.array, chosen, normalize, dlogits)
-        return (dlogits,)
+        dz = empty(z.shape).array
+        _core.moe_route_backward(grads[0], z, chosen, normalize, dz)
+        return (dz,)
 
     record((weights,), (logits,), back)
     return Routes(weights, chosen, offsets, slots, rows)
@@ -55,21 +55,21 @@ def experts(x: Tensor, routes: Routes, gate: Sequence[Tensor], up: Sequence[Tens
     way back only the gates' and ups' outputs are kept, 2 k F numbers a token.
     """
     gates, ups, downs = ([w.array for w in weights] for weights in (gate, up, down))
-    weights, count, width = routes.weights, routes.slots.size, gate[0].shape[0]
-    compute = current_compute()
+    weights, count, width = routes.weights.array, routes.slots.size, gate[0].shape[0]
+    compute, shape, trains = current_compute(), x.shape, x.requires_grad
 
     def each(rows: Array, matrices: list[Array]) -> Array:
-        y: Array = _core.empty((count, matrices[0].shape[0]), x.dtype)
+        y = empty((count, matrices[0].shape[0])).array
         _core.grouped_gemm_forward(rows, routes.offsets, matrices, y, compute)
         return y
 
     def gathered(values: Array) -> Array:
-        rows: Array = _core.empty((count, values.shape[-1]), x.dtype)
+        rows = empty((count, values.shape[-1])).array
         _core.moe_gather(values, routes.slots, rows)
         return rows
 
     def activated() -> Array:
-        h: Array = _core.empty((count, width), x.dtype)
+        h = empty((count, width)).array
         _core.swiglu_forward(opened, raised, h)
         return h
 
@@ -77,23 +77,23 @@ def experts(x: Tensor, routes: Routes, gate: Sequence[Tensor], up: Sequence[Tens
     opened, raised = each(rows, gates), each(rows, ups)
     del rows  # back to the pool, for what comes next
     y = empty(x.shape)
-    _core.moe_combine(each(activated(), downs), routes.rows, weights.array, y.array)
+    _core.moe_combine(each(activated(), downs), routes.rows, weights, y.array)
 
     def back(grads: list[Array | None]) -> Sequence[Array | None]:
         assert grads[0] is not None
         h = activated()
-        dh, dopened, draised = (_core.empty(h.shape, h.dtype) for _ in range(3))
+        dh, dopened, draised = (empty(h.shape).array for _ in range(3))
         _core.grouped_gemm_input_backward(gathered(grads[0]), routes.offsets, downs, False, dh, compute)
-        dweights: Array = _core.empty(weights.shape, weights.dtype)
-        _core.moe_weigh_backward(h, weights.array, routes.slots, dh, dweights)
-        if not x.requires_grad:
+        dweights = empty(weights.shape).array
+        _core.moe_weigh_backward(h, weights, routes.slots, dh, dweights)
+        if not trains:
             return (None, dweights)
         _core.swiglu_backward(dh, opened, raised, dopened, draised)
-        drows, dx = _core.empty((count, x.shape[-1]), x.dtype), _core.empty(x.shape, x.dtype)
+        drows, dx = empty((count, shape[-1])).array, empty(shape).array
         _core.grouped_gemm_input_backward(dopened, routes.offsets, gates, False, drows, compute)
         _core.grouped_gemm_input_backward(draised, routes.offsets, ups, True, drows, compute)
         _core.moe_combine(drows, routes.rows, None, dx)
         return (dx, dweights)
 
-    record((y,), (x, weights), back)
+    record((y,), (x, routes.weights), back)
     return y
