@@ -117,12 +117,16 @@ def _spent(_: list[Array | None]) -> Sequence[Array | None]:
     raise RuntimeError("[backward] this part of the tape has been used already; run the forward pass again")
 
 
-def recompute(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """function(*inputs), keeping only the inputs: what lies between is computed again on the way back."""
-    if not is_recording():
-        return function(*inputs)
+def recompute(function: Callable[..., Tensor], *inputs: Tensor, behind: Callable[[], None] = lambda: None) -> Tensor:
+    """function(*inputs), keeping only the inputs: what lies between is computed again on the way back.
+
+    behind() is called behind the function each time, there and back.
+    """
     with no_grad():
         y = function(*inputs).detach()
+    behind()
+    if not is_recording():
+        return y
     dtype = current_compute()
 
     def back(grads: list[Array | None]) -> list[Array | None]:
@@ -130,6 +134,7 @@ def recompute(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         with compute(dtype):
             again = function(*copies)
         backward([again], grads)
+        behind()
         return [x.grad for x in copies]
 
     # The function's own parameters need the tape even where no input does (the first block).

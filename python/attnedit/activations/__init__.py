@@ -6,8 +6,8 @@ A mapped model costs memory only where it is looked at. `layers` walks over it a
 
 from attnedit.activations.states import States
 from attnedit.activations.store import StateDtype
-from attnedit.activations.walk import PASS_TOKENS, forward, give_back_all, grouped, layers, pass_rows, passes
+from attnedit.activations.walk import PASS_TOKENS, forward, grouped, layers, pass_rows, passes
 
 __all__ = [
-    "PASS_TOKENS", "StateDtype", "States", "forward", "give_back_all", "grouped", "layers", "pass_rows", "passes",
+    "PASS_TOKENS", "StateDtype", "States", "forward", "grouped", "layers", "pass_rows", "passes",
 ]  # fmt: skip

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from attnedit.activations.store import NOWHERE, Damaged, RowStore, StateDtype
-from attnedit.activations.walk import give_back_all, layers, pass_rows
+from attnedit.activations.walk import layers, pass_rows
 from attnedit.autograd import no_grad
 from attnedit.compute import current_compute
 from attnedit.models import Decoder
 from attnedit.models.decoder import Block
+from attnedit.models.pages import give_back_all
 from attnedit.tensor import Array, Tensor, tensor
 
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from attnedit import runtime
 from attnedit.autograd import no_grad
-from attnedit.checkpoint import announce, give_back
+from attnedit.checkpoint import announce
 from attnedit.models import Decoder
 from attnedit.models.decoder import Block
-from attnedit.nn import Module
+from attnedit.models.pages import give_back_all, mapped
 from attnedit.tensor import Array, Tensor
 
 PASS_TOKENS = 4096  # what one pass holds the activations of
@@ -23,23 +23,10 @@ def layers(*models: Decoder, first: int = 0, end: int | None = None) -> Iterator
     """The models' blocks, layer `first` of each, then the next. A block's turn ends where the next one's begins."""
     turns = list(zip(*(model.layers for model in models), strict=True))[first:end]
     for i, blocks in enumerate(turns):
-        for module in turns[i + 1] if i + 1 < len(turns) else ():
-            for array in mapped(module):
-                announce(array)
+        for array in mapped(*(turns[i + 1] if i + 1 < len(turns) else ())):
+            announce(array)
         yield blocks
         give_back_all(*blocks)
-
-
-def mapped(module: Module) -> list[Array]:
-    return [parameter.lender for parameter in module.parameters() if parameter.lender is not None]
-
-
-def give_back_all(*modules: Module | None) -> None:
-    """Drops the pages of the modules' mapped weights, once what is queued has been computed."""
-    runtime.synchronize()
-    for module in modules:
-        for array in [] if module is None else mapped(module):
-            give_back(array)
 
 
 def pass_rows(length: int) -> int:

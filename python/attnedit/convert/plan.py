@@ -130,9 +130,12 @@ def plan_for(recipe: Recipe, source: DecoderConfig, itemsize: int) -> Plan:
         return itemsize * sum(parameter.size for parameter in module.parameters())
 
     largest = max(map(mapped, whole.layers))
-    frozen = sum(p.size * itemsize for path, p in student.named_parameters() if path not in trained)
-    if recipe.modelwise.teacher == "live":
-        frozen += sum(mapped(whole.layers[i].self_attn) for i in edited)
+    sizes = {path: p.size * itemsize for path, p in student.named_parameters() if path not in trained}
+    if recipe.modelwise.recompute:  # a block at a time
+        frozen = largest + sum(size for path, size in sizes.items() if not path.startswith("layers."))
+    else:
+        live = edited if recipe.modelwise.teacher == "live" else []
+        frozen = sum(sizes.values()) + sum(mapped(whole.layers[i].self_attn) for i in live)
     now, rows = runtime.resident_memory(), 4 * max(PASS_TOKENS, length) * source.hidden_size
     looked_at = calibration_tokens(recipe.target, source)
     return Plan(

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from attnedit import ops, runtime
-from attnedit.activations import States, forward, give_back_all, grouped
+from attnedit.activations import States, forward, grouped
 from attnedit.autograd import no_grad, total
 from attnedit.checkpoint import give_back
 from attnedit.data import Batches, TrainingRows, available, row_length, starts_of, tokens_of
@@ -25,6 +25,7 @@ from attnedit.distill.optimizer import Method, Optimizer, trainable
 from attnedit.distill.schedule import Schedule
 from attnedit.models import Decoder
 from attnedit.models.decoder import edited_layers, overflow
+from attnedit.models.pages import give_back_all
 from attnedit.tensor import Array, Tensor, full, tensor
 
 PROBE_ROWS = 16  # training rows on which a phase must not end worse than it began
@@ -46,7 +47,8 @@ class ModelwiseOptions:
     clip: Annotated[float, Field(gt=0, le=1e30)] = 1.0
     warmup: Share = 0.05
     final: Share = 0.05
-    recompute: bool = False  # keep block outputs only and compute the rest again on the way back
+    # keep block outputs only, no mapped weights of a block behind its turn, and compute the rest again on the way back
+    recompute: bool = False
     # cached: its final hidden states are computed once, into the run folder, and it needs no memory while the student
     # trains. Features are outputs of every block, which only a live teacher has.
     teacher: Literal["live", "cached"] = "live"
@@ -148,8 +150,8 @@ def pass_losses(
     theirs: list[Tensor] | None = [] if options.feature_weight > 0 else None
     ours: list[Tensor] | None = [] if options.feature_weight > 0 else None
     with no_grad():
-        target = teacher.norm(cached()) if cached else teacher(tokens, theirs, document_starts=document_starts)
-    hidden = student(tokens, ours, options.recompute, document_starts=document_starts)
+        target = teacher.norm(cached()) if cached else teacher(tokens, theirs, options.recompute, None, document_starts)
+    hidden = student(tokens, ours, options.recompute, None, document_starts)
     weights = full((tokens.size,), 1 / step_tokens)
     kl = ops.fused_kl(hidden, student.head, target, teacher.head, weights, options.divergence, options.temperature)
     if theirs is None or ours is None:

@@ -10,7 +10,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from attnedit import ops
-from attnedit.activations import forward, give_back_all, layers, passes
+from attnedit.activations import forward, layers, passes
 from attnedit.autograd import no_grad
 from attnedit.checkpoint import write_arrays
 from attnedit.data import TrainingRows, available, row_length, starts_of, tokens_of
@@ -21,6 +21,7 @@ from attnedit.edit.targets import MLA, GateSWA
 from attnedit.models import Decoder, DecoderConfig
 from attnedit.models.decoder import edited_layers, overflow
 from attnedit.models.load import map_parameters
+from attnedit.models.pages import give_back_all
 from attnedit.nn import GQA, MLAConfig
 from attnedit.tensor import Array, Tensor, full, tensor
 

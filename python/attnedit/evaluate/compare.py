@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from attnedit import notebook, ops, runtime
-from attnedit.activations import forward, give_back_all, grouped
+from attnedit.activations import forward, grouped
 from attnedit.autograd import no_grad
 from attnedit.evaluate.plots import by_position
 from attnedit.models import Decoder
 from attnedit.models.decoder import overflow
+from attnedit.models.pages import give_back_all
 from attnedit.tensor import Array, Tensor, full
 
 BATCH_TOKENS = 4096

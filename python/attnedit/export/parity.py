@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from attnedit import ops
-from attnedit.activations import forward, give_back_all
+from attnedit.activations import forward
 from attnedit.autograd import no_grad
 from attnedit.compute import compute
 from attnedit.export import in_transformers
 from attnedit.models import Decoder, DecoderConfig
+from attnedit.models.pages import give_back_all
 from attnedit.tensor import Array, borrow
 
 ROWS, LONGEST, MOST_POSITIONS, NEW_TOKENS = 2, 2048, 64, 16

@@ -9,6 +9,7 @@ import numpy as np
 
 from attnedit import notebook, ops
 from attnedit.autograd import no_grad, recompute
+from attnedit.models.pages import give_back_all
 from attnedit.nn import (
     GQA,
     MLA,
@@ -162,7 +163,8 @@ class Decoder(Module):
         caches: Sequence[LayerCache | None] | None = None,
         document_starts: Array | None = None,
     ) -> Tensor:
-        """features collects every block's output; recompute_blocks keeps only these for the way back.
+        """features collects every block's output; recompute_blocks keeps only these for the way back, and no
+        block's mapped weights in memory behind its turn.
 
         caches, one for each layer, say where the tokens stand: models/cache.py fills them and decodes with them.
         document_starts, int32 [B, T]: where the document of each token begins, if a row holds several (ops.attention).
@@ -171,7 +173,8 @@ class Decoder(Module):
         h = self.embed_tokens(tokens)
         for block, cache in zip(self.layers, caches or [None] * len(self.layers), strict=True):
             if recompute_blocks:
-                h = recompute(partial(block, document_starts=document_starts), h)
+                turn = partial(block, document_starts=document_starts)
+                h = recompute(turn, h, behind=partial(give_back_all, block))
             else:
                 h = block(h, cache, document_starts)
             if features is not None:
