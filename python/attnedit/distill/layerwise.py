@@ -163,7 +163,12 @@ def _train_layer(
         schedule = Schedule(rate, plan.steps, options.warmup, options.final)
         saved = None if folder is None else Saved(folder)
         metrics = None if folder is None else Metrics(folder / "metrics.jsonl")
-        train(f"layer {layer}", losses_of, optimizer, schedule, saved, metrics, on_step)
+        try:
+            train(f"layer {layer}", losses_of, optimizer, schedule, saved, metrics, on_step)
+        except NotFinite:
+            for path, parameter in start.items():
+                attention.set_parameter(path, parameter)
+            raise
         kept = nmse(block, states) <= initial
         if not kept:  # a layer never ends worse than it began
             for path, parameter in start.items():

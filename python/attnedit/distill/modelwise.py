@@ -5,7 +5,7 @@ loss = tau^2 KL(teacher || student)  over the whole vocabulary, a mean over toke
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial, reduce
 from pathlib import Path
@@ -117,16 +117,24 @@ def modelwise(
     schedule = Schedule(rate, plan.steps, options.warmup, options.final)
     saved = None if folder is None else Saved(folder)
     metrics = None if folder is None else Metrics(folder / "metrics.jsonl")
-    train("modelwise", losses_of, optimizer, schedule, saved, metrics, on_step)
+    try:
+        train("modelwise", losses_of, optimizer, schedule, saved, metrics, on_step)
+    except NotFinite:
+        _put_back(student, start, parameters)
+        raise
     if cache is not None:
         cache.remove()
     for parameter in parameters.values():
         parameter.requires_grad, parameter.grad = False, None
     after = probe_kl(student, teacher, tokens)
     if not after <= before:
-        for path in parameters:
-            student.set_parameter(path, start[path])
+        _put_back(student, start, parameters)
     return ModelwiseResult(before, after, after <= before, rate, plan.steps, plan.rows)
+
+
+def _put_back(student: Decoder, start: Mapping[str, Tensor], trained: Iterable[str]) -> None:
+    for path in trained:
+        student.set_parameter(path, start[path])
 
 
 def _cached(cache: States, rows: Array) -> Tensor:

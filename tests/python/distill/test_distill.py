@@ -168,8 +168,11 @@ def test_a_wrong_number_in_the_environment_is_named(tmp_path: Path, monkeypatch:
         Saved(tmp_path)
 
 
-def test_a_nan_stops_with_the_step_and_the_last_good_state(teacher: Decoder, rows: np.ndarray, tmp_path: Path) -> None:
+def test_a_nan_stops_with_the_step_and_the_student_as_it_was(
+    teacher: Decoder, rows: np.ndarray, tmp_path: Path
+) -> None:
     student = student_of(teacher, rows)
+    before = bits(student)
     with pytest.raises(
         distill.NotFinite,
         match=r"\[modelwise\] kl is nan at step \d+ of 12; the first bad parameter is layers.0.self_attn",
@@ -181,6 +184,7 @@ def test_a_nan_stops_with_the_step_and_the_last_good_state(teacher: Decoder, row
             distill.ModelwiseOptions(tokens=32 * 12, batch_tokens=32, learning_rate=1e30, clip=1e30),
             tmp_path,
         )
+    assert_same(bits(student), before)
 
 
 class Stop(Exception):
