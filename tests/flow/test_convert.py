@@ -189,7 +189,9 @@ def test_plan_looks_for_the_text(finished: Path) -> None:
     planned = attnedit("plan", finished / "recipe.yaml")
     said = planned.stdout.splitlines()[-1]
     assert planned.returncode == 0 and said.startswith("text: "), planned.stderr
-    assert "1 file, about " in said and said.endswith("tokens; phase 1 reads 49,920, phase 2 reads 49,920")
+    assert "1 file, about " in said and "tokens; phase 1 reads 49,920, phase 2 reads 49,920; " in said
+    kept = sum(path.stat().st_size for path in (finished / "run/tokens").rglob("00*.safetensors")) / 1024
+    assert float(said.split("; about ")[1].split(" KiB")[0]) == pytest.approx(kept, rel=0.2)
     told = int(said.split("about ")[1].split(" tokens")[0].replace(",", ""))
     text = (finished / "corpus.txt").read_text()
     assert told == pytest.approx(len(Tokenizer(finished / "teacher").encode_documents([text])[0]), rel=0.1)

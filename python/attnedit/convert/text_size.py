@@ -5,8 +5,9 @@ from itertools import chain
 import numpy as np
 
 from attnedit.convert.corpus import pools
-from attnedit.convert.plan import Plan
+from attnedit.convert.plan import Plan, in_bytes
 from attnedit.convert.recipe import Recipe
+from attnedit.convert.token_cache import token_type
 from attnedit.data import Part, Tokenizer
 from attnedit.data.files import format_of, is_compressed
 
@@ -25,14 +26,18 @@ def text_line(recipe: Recipe, planned: Plan) -> str:
     if any(is_compressed(part.path) or format_of(part.path) == "parquet" for part in training):
         return f"{found}, some compressed: how many tokens shows when they are read"
     size = sum(part.end - part.begin for part in training)
-    tokens = int(size * _tokens_per_byte(training, Tokenizer(recipe.teacher)))
+    tokenizer = Tokenizer(recipe.teacher)
+    tokens = int(size * _tokens_per_byte(training, tokenizer))
     first, second = planned.layerwise_steps, planned.modelwise_steps
     step = max(first.rows, second.rows) * first.sequence_length
     if tokens < step:
         raise ValueError(f"[data] a step needs {step:,} tokens of text, {found} in data.train hold about {tokens:,}")
-    spent = [f"phase {i} reads {steps.steps * steps.rows * steps.sequence_length:,}" for i, steps in
-             enumerate((first, second), 1)]  # fmt: skip
-    return f"{found}, about {tokens:,} tokens; {', '.join(spent)}"
+    read = [steps.steps * steps.rows * steps.sequence_length for steps in (first, second)]
+    kept = in_bytes(token_type(tokenizer.vocab_size).itemsize * min(tokens, max(read)))
+    return (
+        f"{found}, about {tokens:,} tokens; phase 1 reads {read[0]:,}, phase 2 reads {read[1]:,}; "
+        f"about {kept} of them in the run folder"
+    )
 
 
 def _tokens_per_byte(training: list[Part], tokenizer: Tokenizer) -> float:

@@ -7,6 +7,7 @@ whole or not there. The folder's name says what the shards are made from, so non
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
@@ -17,6 +18,11 @@ from attnedit.tensor import Array
 
 SHARD_CHARACTERS = 16 << 20
 COMPLETE = "complete.json"
+
+
+def token_type(vocab_size: int) -> np.dtype[Any]:
+    """How a token lies on the disk."""
+    return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
 
 
 class Stopped(Exception):
@@ -73,7 +79,7 @@ class TokenCache:
         if not documents:
             return None
         tokens, begins = joined(documents, self._tokenizer.document_separator)
-        narrow = np.uint16 if self._tokenizer.vocab_size <= 2**16 else np.uint32
+        narrow = token_type(self._tokenizer.vocab_size)
         return {"tokens": tokens.astype(narrow), "begins": begins, "next": np.array(self._at, np.int64)}
 
     def _take(self, documents: Iterator[str]) -> Iterator[str]:
