@@ -8,6 +8,9 @@ ATTNEDIT_LOOPS(void packed_shape(bool pairs, int64_t* rows, int64_t* columns);
                                bool pairs, float* packed);
                void pack_panel(const void* b, int storage, int64_t row, int64_t column, int64_t columns, int64_t K,
                                bool pairs, float* packed);
+               void thin_block(const float* left, int64_t height, int64_t m, const void* b, int storage, int64_t row,
+                               int64_t column, int64_t n, int64_t K, const void* next, bool pairs, bool accumulate,
+                               float* c, int64_t ldc, float* packed);
                void packed_block(const float* left, int64_t height, int64_t m, const float* right, int64_t n,
                                  int64_t words, bool pairs, bool accumulate, float* c, int64_t ldc);)
 
@@ -59,6 +62,41 @@ void panel(const void* b, int storage, int64_t row, int64_t column, int64_t colu
   with_stored(b, storage, [&](const auto* stored) { panel_of<Word>(stored, row, column, columns, K, 1, packed); });
 }
 
+// The half of a panel as it lies that a strip asks for: sixteen of its columns where those are contiguous, else the
+// first or the second line of every row.
+Asked half_panel(const void* b, int storage, int64_t row, int64_t column, int64_t half) {
+  const char* at = static_cast<const char*>(b);
+  const int64_t size = storage ? 2 : 4;
+  if (column == 1) return {at + half * 64, row * size, 62};
+  return {at + half * 16 * column * size, column * size, 4};
+}
+
+// Few strips by B as it lies: a panel is packed, multiplied and forgotten, while the next one is asked for. Where B
+// comes from memory, packing all of it first would take as long as the product.
+template <class Word>
+void thin_of(const float* left, int64_t height, int64_t m, const void* b, int storage, int64_t row, int64_t column,
+             int64_t n, int64_t K, const void* next, bool accumulate, float* c, int64_t ldc, float* packed) {
+  const MatrixTiles<Word> tiles;
+  const int64_t words = words_of<Word>(K);
+  const auto columns_from = [&](int64_t j) { return static_cast<const char*>(b) + j * column * (storage ? 2 : 4); };
+  for (int64_t j = 0; j < n; j += kTileWidth) {
+    panel<Word>(columns_from(j), storage, row, column, least(kTileWidth, n - j), K, packed);
+    const void* soon = j + kTileWidth < n ? columns_from(j + kTileWidth) : next;
+    for (int64_t i = 0; i < m; i += height) {
+      const int64_t rows = least(height, m - i), strip = i / height;
+      const float* a = left + i * words;
+      float* c_ij = c + i * ldc + j;
+      if (n - j < kTileWidth)
+        edge_tile<Word>(rows, n - j, words, {0, words}, a, packed, accumulate, c_ij, ldc);
+      else if (strip < 2 && soon && kStripRows<Word> == kTileRows)
+        packed_tile_of<Word, kTileRows, true>(rows, words, a, packed, c_ij, ldc, accumulate,
+                                              half_panel(soon, storage, row, column, strip));
+      else
+        strip_by_panel<Word>(rows, words, {0, words}, a, packed, c_ij, ldc, accumulate);
+    }
+  }
+}
+
 }  // namespace
 
 void packed_shape(bool pairs, int64_t* rows, int64_t* columns) {
@@ -74,6 +112,13 @@ void pack_strip(const float* a, int64_t row, int64_t column, int64_t rows, int64
 void pack_panel(const void* b, int storage, int64_t row, int64_t column, int64_t columns, int64_t K, bool pairs,
                 float* packed) {
   (pairs ? panel<BFloat16Pair> : panel<Float32>)(b, storage, row, column, columns, K, packed);
+}
+
+void thin_block(const float* left, int64_t height, int64_t m, const void* b, int storage, int64_t row, int64_t column,
+                int64_t n, int64_t K, const void* next, bool pairs, bool accumulate, float* c, int64_t ldc,
+                float* packed) {
+  (pairs ? thin_of<BFloat16Pair> : thin_of<Float32>)(left, height, m, b, storage, row, column, n, K, next, accumulate,
+                                                     c, ldc, packed);
 }
 
 void packed_block(const float* left, int64_t height, int64_t m, const float* right, int64_t n, int64_t words,
@@ -93,6 +138,7 @@ namespace {
 constexpr int64_t kSerialWork = 2 << 20;             // multiply-adds below which a second thread does not pay
 constexpr int64_t kChunk = 1024, kChunkDepth = 512;  // rows or columns, and depth, packed at a time: 2 MiB an operand
 constexpr int64_t kItemStrips = 8, kItemPanels = 8;
+constexpr int64_t kThinRows = 96;  // up to here a right operand is packed a panel at a time
 
 bool in_pairs(Compute compute) { return compute == Compute::kBFloat16; }
 int64_t words_of(int64_t k, Compute compute) { return in_pairs(compute) ? (k + 1) / 2 : k; }
@@ -160,6 +206,25 @@ void packed_product(int64_t m, int64_t n, int64_t k, const float* left, const fl
   });
 }
 
+namespace {
+
+// packed_product of a right operand as it lies, for few rows; goes_on: there are rows k and on of it.
+void thin_product(int64_t m, int64_t n, int64_t k, const float* left, RightOperand b, bool goes_on, Compute compute,
+                  bool accumulate, float* c, int64_t ldc, float* panels) {
+  const Tile tile(compute);
+  const int64_t columns = kItemPanels * tile.columns, words = words_of(k, compute);
+  each_item(parts_of(n, columns), m * n * k <= kSerialWork, [&](int64_t item) {
+    const int64_t j = item * columns;
+    const char* from = static_cast<const char*>(b.data) + j * b.column * size_of(b.dtype);
+    ATTNEDIT_BEST(thin_block)
+    (left, tile.height(m), m, from, static_cast<int>(b.dtype), b.row, b.column, std::min(columns, n - j), k,
+     goes_on ? from + k * b.row * size_of(b.dtype) : nullptr, in_pairs(compute), accumulate, c + j, ldc,
+     panels + j * words);
+  });
+}
+
+}  // namespace
+
 int64_t gemm_scratch(int64_t m, int64_t n, int64_t k) {
   const int64_t depth = std::min(k, kChunkDepth);
   return packed_left_size(std::min(m, kChunk), depth) + packed_right_size(std::min(n, kChunk), depth);
@@ -180,7 +245,12 @@ void gemm(int64_t m, int64_t n, int64_t k, float alpha, LeftOperand a, RightOper
       pack_left(rows, depth, alpha, {a.data + i * a.row + l * a.column, a.row, a.column}, compute, left);
       for (int64_t j = 0; j < n; j += kChunk) {
         const int64_t columns = std::min(kChunk, n - j);
-        pack_right(columns, depth, {number(l * b.row + j * b.column), b.dtype, b.row, b.column}, compute, right);
+        const RightOperand part = {number(l * b.row + j * b.column), b.dtype, b.row, b.column};
+        if (m <= kThinRows) {
+          thin_product(m, columns, depth, left, part, l + depth < k, compute, accumulate || l > 0, c + j, ldc, right);
+          continue;
+        }
+        pack_right(columns, depth, part, compute, right);
         packed_product(rows, columns, depth, left, right, compute, accumulate || l > 0, c + i * ldc + j, ldc);
       }
     }

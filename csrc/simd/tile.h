@@ -125,13 +125,22 @@ inline void tile_of(int64_t rows, int64_t words, const float* a, int64_t a_row, 
   tile<Word, Rows, Vecs, Ahead>(words, a, a_row, a_column, b, b_row, c, c_row, accumulate, next);
 }
 
+// Rows of memory that somebody will read soon, a cache line of which is asked for with every word: the first line of
+// 2^log rows, then their second ones, and so on.
+struct Asked {
+  const char* lines = nullptr;
+  int64_t row = 0;
+  int log = 0;
+  const char* line(int64_t k) const { return lines + (k & ((int64_t{1} << log) - 1)) * row + (k >> log) * 64; }
+};
+
 // The product of a packed strip (words, Rows) and a packed panel (words, kTileWidth): constant strides leave the loop
 // nothing to do but multiply. C is asked for at the start and needed at the end; what comes next of A and B is asked
 // for a few hundred cycles ahead, since the processor's own prefetching often is not enough (the third-level cache is
 // far).
-template <class Word, int Rows>
+template <class Word, int Rows, bool Asks = false>
 __attribute__((noinline)) void packed_tile(int64_t words, const float* __restrict a, const float* __restrict b,
-                                           float* __restrict c, int64_t c_row, bool accumulate) {
+                                           float* __restrict c, int64_t c_row, bool accumulate, Asked asked = {}) {
   Vec sums[Rows][2] = {};
 #pragma GCC unroll 16
   for (int m = 0; m < Rows; ++m) {
@@ -143,6 +152,7 @@ __attribute__((noinline)) void packed_tile(int64_t words, const float* __restric
     __builtin_prefetch(b + 16 * kTileWidth);
     __builtin_prefetch(b + 16 * kTileWidth + kLanes);
     __builtin_prefetch(a + 32 * Rows);
+    if constexpr (Asks) __builtin_prefetch(asked.line(k), 0, 2);
 #pragma GCC unroll 16
     for (int m = 0; m < Rows; ++m) {
       b_0.add_product(a + m, sums[m][0]);
@@ -157,12 +167,12 @@ __attribute__((noinline)) void packed_tile(int64_t words, const float* __restric
   }
 }
 
-template <class Word, int Rows = kTileRows>
+template <class Word, int Rows = kTileRows, bool Asks = false>
 inline void packed_tile_of(int64_t rows, int64_t words, const float* a, const float* b, float* c, int64_t c_row,
-                           bool accumulate) {
+                           bool accumulate, Asked asked = {}) {
   if constexpr (Rows > 1)
-    if (rows < Rows) return packed_tile_of<Word, Rows - 1>(rows, words, a, b, c, c_row, accumulate);
-  packed_tile<Word, Rows>(words, a, b, c, c_row, accumulate);
+    if (rows < Rows) return packed_tile_of<Word, Rows - 1, Asks>(rows, words, a, b, c, c_row, accumulate, asked);
+  packed_tile<Word, Rows, Asks>(words, a, b, c, c_row, accumulate, asked);
 }
 
 // The same for words [words.begin, words.end) of a strip of strip_words; the panel begins with the first of them.

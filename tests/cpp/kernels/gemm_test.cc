@@ -76,7 +76,8 @@ TEST_P(Gemm, BackwardMatchesReference) {
 INSTANTIATE_TEST_SUITE_P(Shapes, Gemm,
                          ::testing::Values(Shape{1, 1, 1}, Shape{2, 7, 3}, Shape{5, 123, 31}, Shape{1, 123, 67},
                                            Shape{3, 64, 257}, Shape{0, 4, 5}, Shape{3, 0, 5}, Shape{3, 4, 0},
-                                           Shape{157, 131, 163}, Shape{521, 67, 129}, Shape{1, 7, 5, DType::kBFloat16},
+                                           Shape{157, 131, 163}, Shape{521, 67, 129}, Shape{37, 1100, 1131},
+                                           Shape{95, 700, 1060, DType::kBFloat16}, Shape{1, 7, 5, DType::kBFloat16},
                                            Shape{7, 131, 257, DType::kBFloat16}, Shape{2, 7, 5, DType::kFloat16},
                                            Shape{67, 131, 257, DType::kFloat16},
                                            Shape{150, 131, 257, DType::kBFloat16}));
