@@ -18,12 +18,11 @@ from results import Refused, Row, three
 from rich.console import Console
 
 HERE = Path(__file__).parent
-REPETITIONS, ROUNDS = 8, 2  # sides take turns
-SLOW, FEW = 0.5, 3  # seconds, and the repetitions of a peer that takes longer
+REPETITIONS, ROUNDS = 7, 2  # sides take turns
+SLOW, FEW = 0.5, 3  # seconds, and the repetitions of a peer that takes longer,
+VERY_SLOW = 10.0  # and of ours
 WARM = 2.0  # seconds up to which the memory of ours is measured in a second run
-SETTLE = (
-    0.15  # seconds before a side's turn: the workers of the side before it spin for a while (OpenBLAS: 2^28 cycles)
-)
+SETTLE = 0.15  # seconds before a side's turn: workers of the side before it spin for a while (OpenBLAS: 2^28 cycles)
 HEAVY = 3e11  # operations from which on sides run one after the other, each alone in memory
 
 
@@ -97,7 +96,9 @@ class Bench:
             return
         done = subprocess.run([self.limits_program], capture_output=True, text=True)
         if done.returncode:
-            raise Refused(f"[bench] {self.limits_program} failed: {(done.stderr.strip() or 'no word').splitlines()[-1]}")
+            raise Refused(
+                f"[bench] {self.limits_program} failed: {(done.stderr.strip() or 'no word').splitlines()[-1]}"
+            )
         for line in map(json.loads, done.stdout.splitlines()):
             best = self.limits.setdefault(line.pop("threads"), {})
             best |= {k: max(v, best.get(k, 0.0)) for k, v in line.items() if k != "isa"}
@@ -129,7 +130,7 @@ class Bench:
                 try:
                     found[side] = self.prepare(side, mine if side == OURS else theirs)
                     if heavy:
-                        self.time(side, found[side], REPETITIONS)
+                        self.time(side, found[side], 0)
                         self.processes[side.process].ask("release")
                 except SideFailed as failed:
                     self.lose(side, failed, found)
@@ -137,10 +138,10 @@ class Bench:
                 for difference in differences(case, mine, mine if side == OURS else theirs):
                     self.console.print(f"[red]{kernel} {case.name} {case.direction}: {side.name}: {difference}")
                     right, self.wrong = False, True
-        for _ in range(0 if heavy or self.quick else ROUNDS):
+        for left in () if heavy or self.quick else reversed(range(ROUNDS)):
             for side in list(found):
                 try:
-                    self.time(side, found[side], REPETITIONS // ROUNDS)
+                    self.time(side, found[side], left)
                 except SideFailed as failed:
                     self.lose(side, failed, found)
         if self.quick and right and OURS in found:
@@ -168,7 +169,7 @@ class Bench:
     def prepare(self, side: Side, answers: Path) -> dict[str, Any]:
         return self.processes[side.process].ask(
             "prepare", side=side.name, answers=str(answers), again_below=WARM if side == OURS else SLOW
-        ) | {"samples": [], "others": 0.0, "wall": 0.0}
+        ) | {"others": 0.0, "wall": 0.0}
 
     def lose(self, side: Side, failed: SideFailed, found: dict[Side, Any]) -> None:
         """A side that failed is told, and its process with whatever else was prepared there is given up."""
@@ -179,13 +180,16 @@ class Bench:
             if not found[other]["samples"]:
                 del found[other]
 
-    def time(self, side: Side, found: dict[str, Any], repetitions: int) -> None:
+    def time(self, side: Side, found: dict[str, Any], rounds_left: int) -> None:
+        """Its share of the repetitions that are to come."""
         if side.process not in self.processes:
-            return  # its process failed behind some samples
-        if side != OURS and found["seconds"] > SLOW:
-            repetitions = min(math.ceil(repetitions * FEW / REPETITIONS), FEW - len(found["samples"]))
+            return  # it failed behind some samples
+        slow = found["seconds"] > (VERY_SLOW if side == OURS else SLOW)
+        missing = (FEW if slow else REPETITIONS) - len(found["samples"])
         time.sleep(SETTLE)
-        timed = self.processes[side.process].ask("time", side=side.name, repetitions=repetitions)
+        timed = self.processes[side.process].ask(
+            "time", side=side.name, repetitions=math.ceil(missing / (1 + rounds_left))
+        )
         for key in ("samples", "others", "wall"):
             found[key] += timed[key]
 

@@ -61,7 +61,9 @@ class Progress:
         # The guess counts as if it had been right for a minute.
         rate = (seconds + 60) / (before + 60)
         self.done += 1
-        console.print(f"[{self.done}/{len(self.costs)}] {clock(seconds)}, about {clock(left * rate)} left: {what}", markup=False)
+        console.print(
+            f"[{self.done}/{len(self.costs)}] {clock(seconds)}, about {clock(left * rate)} left: {what}", markup=False
+        )
 
 
 def cost(case: Case, torch_sides: int) -> float:
@@ -78,16 +80,22 @@ def run(options: argparse.Namespace) -> bool:
     """Whether all answers were right."""
     cases = chosen(options)
     if options.limits != LIMITS and not options.limits.exists():
-        raise Refused(f"[bench] --limits must be the program that make bench builds, got {options.limits}: no such file")
+        raise Refused(
+            f"[bench] --limits must be the program that make bench builds, got {options.limits}: no such file"
+        )
     if not options.quick:
         append([], options.results)  # refuses before the work, not behind it
     bench = Bench(options.limits, options.quick, console)
     console.print(*(f"{k} {v}" for k, v in bench.about.items()), f"load {os.getloadavg()[0]:.2f}", sep="; ")
     if not bench.peer_python:
         console.print("no .venv-peer and no ATTNEDIT_PEER_PYTHON: our kernels alone, without torch")
-    progress = Progress([
-        (case, sum(side.name.startswith("torch") for side in bench.sides_of(case))) for c in cases.values() for _, case in c
-    ])
+    progress = Progress(
+        [
+            (case, sum(side.name.startswith("torch") for side in bench.sides_of(case)))
+            for c in cases.values()
+            for _, case in c
+        ]
+    )
     try:
         for kernel, those in cases.items():
             if not options.quick:

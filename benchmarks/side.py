@@ -165,7 +165,8 @@ class Side:
             del got
             del self.runs[side]
             _, counted, grown = first()
-        return {"seconds": self.seconds[side], "extra": max(0, grown), "counted": max(0, counted)}
+        samples = [self.seconds[side]] if case.warmed else []
+        return {"seconds": self.seconds[side], "extra": max(0, grown), "counted": max(0, counted), "samples": samples}
 
     def time(self, side: str, repetitions: int) -> dict[str, Any]:
         assert self.library is not None

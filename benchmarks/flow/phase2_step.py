@@ -40,14 +40,21 @@ def work() -> float:
 
 
 STEP = Case(
-    "Qwen3-0.6B width, 8 layers T1024", "step", {"recompute": False}, "fma", work(), ("torch eager",), tolerance=1e-3
+    "Qwen3-0.6B width, 8 layers T1024",
+    "step",
+    {"recompute": False},
+    "fma",
+    work(),
+    ("torch eager",),
+    tolerance=1e-3,
+    warmed=True,
 )
-RECOMPUTED = replace(STEP, name=f"{STEP.name}, blocks recomputed", shape={"recompute": True}, peers=())
+RECOMPUTED = replace(STEP, name=f"{STEP.name}, blocks recomputed", shape={"recompute": True}, peers=(), long=True)
 CASES = [
     STEP,
     RECOMPUTED,
     STEP.in_bfloat16("torch autocast"),
-    replace(RECOMPUTED.in_bfloat16(), long=True),
+    RECOMPUTED.in_bfloat16(),
     replace(STEP, peers=("torch sdpa, fused AdamW",), long=True),
 ]
 

@@ -24,7 +24,7 @@ PROJECTIONS = {  # model, projection: tokens, wide in, wide out
 FLOAT32 = [
     Case(
         f"{model} {projection} T{t}", direction, {"T": t, "I": i, "O": o}, "fma", 2.0 * t * i * o * products,
-        ("torch linear", "numpy matmul"),
+        ("torch linear", "numpy matmul"), long=direction == "forward" and projection != "gate_proj",
     )
     for (model, projection), (t, i, o) in PROJECTIONS.items()
     for direction, products in (("forward", 1), ("f+b", 3))
