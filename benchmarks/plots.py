@@ -72,47 +72,44 @@ def main() -> None:
     of = {k: [line for line in lines if line["kernel"] == k] for k in ("attention", "fused_kl")}
     options.out.mkdir(exist_ok=True)
 
-    def attention(model: str, direction: str = "f+b") -> Callable[[Line], bool]:
-        return lambda r: r["case"].startswith(model) and r["direction"] == direction and "huge" not in r["case"]
-
-    def on_all(belongs: Callable[[Line], bool]) -> Callable[[Line], bool]:
-        return lambda r: belongs(r) and int(r["threads"]) == cores
-
-    def windowed(r: Line) -> bool:
-        return size("W", r["case"]) is not None
-
-    def with_gradient(r: Line) -> bool:
-        return r["direction"] == "loss+dH"
+    def cases(pattern: str, direction: str, every_thread: bool = False) -> Callable[[Line], bool]:
+        return lambda r: (
+            re.fullmatch(pattern, r["case"]) is not None
+            and r["direction"] == direction
+            and (every_thread or int(r["threads"]) == cores)
+        )
 
     pictures = {
         "attention_length": draw(
             options.out / "attention_length.png", "attention, forward and backward", "tokens T", of["attention"],
             lambda r: size("T", r["case"]),
             {
-                "full, 16 heads of 128": on_all(attention("16 heads")),
-                "window 512, Qwen3-0.6B, gated": on_all(
-                    lambda r: attention("Qwen3-0.6B T")(r) and size("W", r["case"]) == 512
-                ),
+                "full, 16 heads of 128": cases(r"16 heads of 128 T\d+", "f+b"),
+                "window 512, Qwen3-0.6B, gated": cases(r"Qwen3-0.6B T\d+ W512 gated", "f+b"),
             },
         ),
         "attention_window": draw(
             options.out / "attention_window.png", "gated attention, T 4096, forward and backward", "window W",
             of["attention"], lambda r: size("W", r["case"]),
-            {"Qwen3-0.6B": on_all(lambda r: windowed(r) and attention("Qwen3-0.6B T4096")(r))},
+            {"Qwen3-0.6B": cases(r"Qwen3-0.6B T4096 W\d+ gated", "f+b")},
         ),
         "fused_kl_vocabulary": draw(
             options.out / "fused_kl_vocabulary.png", "divergence with hidden gradient, 512 tokens", "vocabulary V",
             of["fused_kl"], lambda r: size("V", r["case"]),
-            {"hidden size 1024": on_all(lambda r: r["case"].startswith("Qwen3-0.6B T512") and with_gradient(r))},
+            {"hidden size 1024": cases(r"Qwen3-0.6B T512 V\d+", "loss+dH")},
         ),
         "fused_kl_length": draw(
-            options.out / "fused_kl_length.png", "divergence with hidden gradient, vocabulary 151,936", "tokens T",
+            options.out / "fused_kl_length.png", "divergence with hidden gradient", "tokens T",
             of["fused_kl"], lambda r: size("T", r["case"]),
-            {"hidden size 1024": on_all(lambda r: r["case"].endswith("V151936") and with_gradient(r))},
+            {
+                f"hidden size 1024, vocabulary {v:,}": cases(rf"Qwen3-0.6B T\d+ V{v}", "loss+dH")
+                for v in (16384, 151936)
+            },
         ),
         "threads": draw(
             options.out / "threads.png", "attention, 16 heads of 128, T 2048, forward and backward", "threads",
-            of["attention"], lambda r: int(r["threads"]), {"ours": attention("16 heads of 128 T2048")},
+            of["attention"], lambda r: int(r["threads"]),
+            {"ours": cases("16 heads of 128 T2048", "f+b", every_thread=True)},
         ),
     }  # fmt: skip
     for name, drawn in pictures.items():

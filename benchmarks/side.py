@@ -165,8 +165,7 @@ class Side:
             del got
             del self.runs[side]
             _, counted, grown = first()
-        samples = [self.seconds[side]] if case.warmed else []
-        return {"seconds": self.seconds[side], "extra": max(0, grown), "counted": max(0, counted), "samples": samples}
+        return {"seconds": self.seconds[side], "extra": max(0, grown), "counted": max(0, counted)}
 
     def time(self, side: str, repetitions: int) -> dict[str, Any]:
         assert self.library is not None

@@ -4,6 +4,7 @@ Arithmetic: 2 T I O for each of the three products.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from case import SHAPES, Array, Case, Run, empty, normal, torch_run, zeros
@@ -29,7 +30,11 @@ FLOAT32 = [
     for (model, projection), (t, i, o) in PROJECTIONS.items()
     for direction, products in (("forward", 1), ("f+b", 3))
 ]  # fmt: skip
-CASES = FLOAT32 + [case.in_bfloat16("torch linear") for case in FLOAT32]
+BFLOAT16 = [
+    replace(case.in_bfloat16("torch linear"), long=case.long or "down_proj" in case.name or "kv_a_proj" in case.name)
+    for case in FLOAT32
+]
+CASES = FLOAT32 + BFLOAT16
 
 
 def inputs(case: Case) -> dict[str, Array]:
