@@ -13,7 +13,7 @@ from typing import TypeAlias
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib import pyplot
+from matplotlib import pyplot, ticker
 from results import RESULTS
 
 Line: TypeAlias = dict[str, str]
@@ -38,9 +38,11 @@ def draw(
     path: Path, title: str, axis: str, lines: list[Line], x_of: Callable[[Line], int | None],
     groups: dict[str, Callable[[Line], bool]],
 ) -> bool:  # fmt: skip
-    """A line per group, with whiskers from the fastest to the slowest repetition. False: nothing to draw."""
+    """A line per group, with whiskers from the fastest to the slowest repetition; dashed, what it would take at the
+    machine's limit. False: nothing to draw."""
     figure, axes = pyplot.subplots(figsize=(6, 4))
-    drawn = False
+    drawn: set[int] = set()
+    limit: str | None = "at the machine's limit"
     for label, belongs in groups.items():
         by_x = {x: line for line in lines if belongs(line) and (x := x_of(line)) is not None}
         if len(by_x) < 2:
@@ -49,17 +51,26 @@ def draw(
         ms, least, most = ([float(by_x[x][f"ours_{k}ms"]) for x in xs] for k in ("", "min_", "max_"))
         below = [m - a for m, a in zip(ms, least, strict=True)]
         above = [b - m for m, b in zip(ms, most, strict=True)]
-        axes.errorbar(xs, ms, yerr=[below, above], marker="o", capsize=3, label=label)
-        drawn = True
+        line = axes.errorbar(xs, ms, yerr=[below, above], marker="o", capsize=3, label=label)
+        limited = [(x, m * float(by_x[x]["share"])) for x, m in zip(xs, ms, strict=True) if by_x[x]["share"]]
+        if limited:
+            axes.plot(*zip(*limited, strict=True), "--", color=line[0].get_color(), label=limit)
+            limit = None  # once in the legend
+        drawn |= set(xs)
     if drawn:
         axes.set(title=title, xlabel=axis, ylabel="ms", xscale="log", yscale="log")
-        axes.set_xscale("log", base=2)
+        ticks = sorted(drawn)
+        axes.set_xticks(ticks, [f"{x:,}" for x in ticks], rotation=30 if len(ticks) > 4 else 0)
+        axes.minorticks_off()
+        axes.yaxis.set_minor_locator(ticker.LogLocator(subs=(2, 5)))
+        for formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            formatter(ticker.StrMethodFormatter("{x:g}"))
         axes.grid(alpha=0.3)
         axes.legend()
         figure.tight_layout()
         figure.savefig(path, dpi=110)
     pyplot.close(figure)
-    return drawn
+    return bool(drawn)
 
 
 def main() -> None:
