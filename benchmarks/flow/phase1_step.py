@@ -27,24 +27,32 @@ from flow.qwen3_to_mla import (
     torch_step,
 )
 
-ROWS, LENGTH = 2, 2048
 
-
-def work() -> float:
+def work(rows: int, length: int) -> float:
     """Products forward and to the weights; back to activations only behind the layer's first products."""
     _, latent, behind, _ = matrix_sizes()
-    return ROWS * (2.0 * LENGTH * (2 * latent + behind) + attention_work(LENGTH, KEY, LATENT["v_head_dim"], True))
+    return rows * (2.0 * length * (2 * latent + behind) + attention_work(length, KEY, LATENT["v_head_dim"], True))
 
 
-STEP = Case(
-    "one Qwen3-0.6B layer as MLA, 2 rows of T2048", "step", {}, "fma", work(),
-    ("torch eager",), tolerance=1e-3, warmed=True,
-)  # fmt: skip
-CASES = [STEP, STEP.in_bfloat16("torch autocast"), replace(STEP, peers=("torch sdpa, fused AdamW",), long=True)]
+def step_of(rows: int, length: int, **options: Any) -> Case:
+    return Case(
+        f"one Qwen3-0.6B layer as MLA, {rows} rows of T{length}", "step", {"rows": rows, "length": length}, "fma",
+        work(rows, length), ("torch eager",), tolerance=1e-3, warmed=True, **options,
+    )  # fmt: skip
+
+
+STEP, SMALL = step_of(2, 2048), step_of(2, 64, long=True)
+CASES = [
+    STEP,
+    STEP.in_bfloat16("torch autocast"),
+    replace(STEP, peers=("torch sdpa, fused AdamW",), long=True),
+    SMALL,
+    SMALL.in_bfloat16("torch autocast"),
+]
 
 
 def inputs(case: Case) -> dict[str, Array]:
-    shape = ROWS, LENGTH, QWEN["hidden_size"]
+    shape = case.shape["rows"], case.shape["length"], QWEN["hidden_size"]
     return {"hidden": normal(shape, 1), "target": normal(shape, 2)}
 
 
@@ -69,7 +77,7 @@ def ours(case: Case, x: Mapping[str, Array]) -> Run:
     norm = RMSNorm(QWEN["hidden_size"], CONFIG["rms_norm_eps"])
     norm.set_parameter("weight", full((QWEN["hidden_size"],), 1.0))
     optimizer = Optimizer(dict(attention.named_parameters()))
-    weights = full((ROWS * LENGTH,), 1.0)
+    weights = full((case.shape["rows"] * case.shape["length"],), 1.0)
 
     def step() -> float:
         with no_grad():
@@ -88,12 +96,12 @@ def in_transformers(case: Case, x: Mapping[str, Any], kind: str, fused: bool) ->
     from torch.nn import functional
     from transformers.models.deepseek_v3 import modeling_deepseek_v3 as stock
 
-    config = deepseek_config(kind)
+    config, length = deepseek_config(kind), case.shape["length"]
     attention = stock.DeepseekV3Attention(config, layer_idx=0)
     for name, parameter in attention.named_parameters():
         parameter.data.copy_(torch.from_numpy(drawn(name, tuple(parameter.shape))))
-    positions = stock.DeepseekV3RotaryEmbedding(config)(x["hidden"], torch.arange(LENGTH)[None])
-    causal = torch.full((LENGTH, LENGTH), float("-inf")).triu(1)[None, None] if kind == "eager" else None
+    positions = stock.DeepseekV3RotaryEmbedding(config)(x["hidden"], torch.arange(length)[None])
+    causal = torch.full((length, length), float("-inf")).triu(1)[None, None] if kind == "eager" else None
     weight = torch.ones(QWEN["hidden_size"])
     optimizer = torch_adamw(list(attention.parameters()), fused)
 

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from case import Array, Case, Run
 from flow.qwen3_to_mla import (
-    CONFIG,
     KEY,
     LATENT,
+    LAYERS,
     QWEN,
     RATE,
     attention_work,
+    config_of,
     deepseek_config,
     drawn,
     matrix_sizes,
@@ -27,40 +28,42 @@ from flow.qwen3_to_mla import (
     torch_step,
 )
 
-LENGTH, LAYERS = 1024, CONFIG["num_hidden_layers"]
 
-
-def work() -> float:
+def work(layers: int, length: int) -> float:
     """Products of teacher, student (forward, back to activations, to the attention's weights) and KL."""
     grouped, latent, _, mlp = matrix_sizes()
-    matrices = 2.0 * LENGTH * (grouped + mlp + 3 * latent + 2 * mlp)
+    matrices = 2.0 * length * (grouped + mlp + 3 * latent + 2 * mlp)
     head = QWEN["head_dim"]
-    scores = attention_work(LENGTH, head, head, False) + attention_work(LENGTH, KEY, LATENT["v_head_dim"], True)
-    return LAYERS * (matrices + scores) + 6.0 * LENGTH * QWEN["hidden_size"] * QWEN["vocab_size"]
+    scores = attention_work(length, head, head, False) + attention_work(length, KEY, LATENT["v_head_dim"], True)
+    return layers * (matrices + scores) + 6.0 * length * QWEN["hidden_size"] * config_of(layers)["vocab_size"]
 
 
-STEP = Case(
-    "Qwen3-0.6B width, 8 layers T1024",
-    "step",
-    {"recompute": False},
-    "fma",
-    work(),
-    ("torch eager",),
-    tolerance=1e-3,
-    warmed=True,
-)
-RECOMPUTED = replace(STEP, name=f"{STEP.name}, blocks recomputed", shape={"recompute": True}, peers=(), long=True)
+def step_of(layers: int, length: int, **options: Any) -> Case:
+    shape = {"layers": layers, "length": length, "recompute": False}
+    return Case(
+        f"Qwen3-0.6B width, {layers} layers T{length}", "step", shape, "fma", work(layers, length), ("torch eager",),
+        tolerance=1e-3, warmed=True, **options,
+    )  # fmt: skip
+
+
+def recomputed(step: Case, **options: Any) -> Case:
+    return replace(step, name=f"{step.name}, blocks recomputed", shape=step.shape | {"recompute": True}, **options)
+
+
+STEP, SMALL = step_of(LAYERS, 1024), step_of(2, 32, long=True)
 CASES = [
     STEP,
-    RECOMPUTED,
     STEP.in_bfloat16("torch autocast"),
-    RECOMPUTED.in_bfloat16(),
+    recomputed(STEP, peers=(), long=True),
+    recomputed(STEP, peers=(), long=True).in_bfloat16(),
     replace(STEP, peers=("torch sdpa, fused AdamW",), long=True),
+    *(case for small in (SMALL, recomputed(SMALL)) for case in (small, small.in_bfloat16("torch autocast"))),
 ]
 
 
 def inputs(case: Case) -> dict[str, Array]:
-    return {"tokens": np.random.default_rng(1).integers(0, CONFIG["vocab_size"], (1, LENGTH)).astype(np.int32)}
+    length, tokens = case.shape["length"], config_of(case.shape["layers"])["vocab_size"]
+    return {"tokens": np.random.default_rng(1).integers(0, tokens, (1, length)).astype(np.int32)}
 
 
 def twice(step: Any) -> Run:
@@ -78,7 +81,7 @@ def ours(case: Case, x: Mapping[str, Array]) -> Run:
     from attnedit.models.qwen3 import decoder_config
     from attnedit.tensor import full, tensor
 
-    teacher = Decoder(decoder_config(CONFIG))
+    teacher = Decoder(decoder_config(config_of(case.shape["layers"])))
     for name, parameter in list(teacher.named_parameters()):
         teacher.set_parameter(name, tensor(drawn(name, parameter.shape)))
     student = ae.edit(teacher, ae.MLA(**LATENT, init="random"))
@@ -86,7 +89,7 @@ def ours(case: Case, x: Mapping[str, Array]) -> Run:
         if ".self_attn." in name:
             student.set_parameter(name, tensor(drawn(f"student.{name}", parameter.shape), requires_grad=True))
     optimizer = Optimizer({path: p for path, p in student.named_parameters() if p.requires_grad})
-    weights = full((LENGTH,), 1 / LENGTH)
+    weights = full((case.shape["length"],), 1 / case.shape["length"])
 
     def step() -> float:
         with ae.compute(case.dtype):
@@ -106,10 +109,10 @@ def in_transformers(case: Case, x: Mapping[str, Any], attention: str, fused: boo
     import transformers
     from torch.nn import functional
 
-    teacher_config = transformers.Qwen3Config(**CONFIG)
+    teacher_config = transformers.Qwen3Config(**config_of(case.shape["layers"]))
     teacher_config._attn_implementation = attention
     teacher = transformers.Qwen3ForCausalLM(teacher_config).eval()
-    student = transformers.DeepseekV3ForCausalLM(deepseek_config(attention))
+    student = transformers.DeepseekV3ForCausalLM(deepseek_config(attention, case.shape["layers"]))
     shared = dict(teacher.named_parameters())
     for name, parameter in shared.items():
         parameter.data.copy_(torch.from_numpy(drawn(name.removeprefix("model."), tuple(parameter.shape))))

@@ -1,4 +1,4 @@
-"""What the two whole steps share: Qwen3-0.6B's width, its latent form, and weights that every side draws alike."""
+"""What the whole steps share: Qwen3-0.6B's width, its latent form, and weights that every side draws alike."""
 
 import zlib
 from collections.abc import Callable
@@ -7,8 +7,9 @@ from typing import Any
 from case import SHAPES, Array, Case, normal
 
 QWEN, M = SHAPES["Qwen3-0.6B"], SHAPES["Qwen3-0.6B as MLA"]
+LAYERS, SMALL_VOCABULARY = 8, 2048  # of the step that is measured, of the one that only checks answers
 CONFIG: dict[str, Any] = QWEN | {
-    "model_type": "qwen3", "num_hidden_layers": 8, "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1e6,
+    "model_type": "qwen3", "num_hidden_layers": LAYERS, "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1e6,
     "max_position_embeddings": 40_960, "attention_bias": False, "tie_word_embeddings": True,
 }  # fmt: skip
 LATENT = {key: M[key] for key in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")}
@@ -39,13 +40,18 @@ def attention_work(time: int, key: int, value: int, backward: bool) -> float:
     return 2 * pairs * (4 * key + 3 * value if backward else key + value)
 
 
-def deepseek_config(attention: str) -> Any:
+def config_of(layers: int) -> dict[str, Any]:
+    """The teacher's; one of fewer layers than the measured one has fewer tokens too."""
+    return CONFIG | {"num_hidden_layers": layers} | ({"vocab_size": SMALL_VOCABULARY} if layers < LAYERS else {})
+
+
+def deepseek_config(attention: str, layers: int = LAYERS) -> Any:
     """The stock class of transformers for the student, its kind of attention eager or sdpa."""
     import transformers
 
-    shared = {key: value for key, value in CONFIG.items() if key not in ("model_type", "head_dim")}
+    shared = {key: value for key, value in config_of(layers).items() if key not in ("model_type", "head_dim")}
     config = transformers.DeepseekV3Config(
-        **shared | LATENT | {"num_key_value_heads": HEADS, "q_lora_rank": None, "first_k_dense_replace": 8}
+        **shared | LATENT | {"num_key_value_heads": HEADS, "q_lora_rank": None, "first_k_dense_replace": layers}
     )
     config._attn_implementation = attention
     return config
