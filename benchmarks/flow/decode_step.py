@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from case import Array, Case, Run
-from flow.qwen3_to_mla import LATENT, LAYERS, QWEN, config_of, deepseek_config, drawn, matrix_sizes
+from flow.qwen3_to_mla import LATENT, LAYERS, QWEN, config_of, deepseek_config, drawn, filled, matrix_sizes
 
 WINDOW = 128
 PEER = Path(__file__).parents[2] / "python/attnedit/evaluate/transformers_peer.py"
@@ -99,7 +99,7 @@ def in_transformers(case: Case, x: Mapping[str, Any]) -> Run:
     spec.loader.exec_module(peer)
     kind, layers, context = (case.shape[k] for k in ("kind", "layers", "context"))
     if kind.startswith("MLA"):
-        model = transformers.DeepseekV3ForCausalLM(deepseek_config("sdpa", layers)).eval()
+        model = filled(transformers.DeepseekV3ForCausalLM, deepseek_config("sdpa", layers), {}).eval()
     else:
         full = full_layers(layers)
         windows = {
@@ -108,11 +108,7 @@ def in_transformers(case: Case, x: Mapping[str, Any]) -> Run:
         }  # fmt: skip
         config = transformers.Qwen3Config(**config_of(layers) | (windows if kind.startswith("GateSWA") else {}))
         config._attn_implementation = "sdpa"
-        model = transformers.Qwen3ForCausalLM(config).eval()
-    for name, parameter in model.named_parameters():
-        ours = name.removeprefix("model.")
-        drawn_as = f"student.{ours}" if kind.startswith("MLA") and ".self_attn." in name else ours
-        parameter.data.copy_(torch.from_numpy(drawn(drawn_as, tuple(parameter.shape))))
+        model = filled(transformers.Qwen3ForCausalLM, config, {}).eval()
     cache = peer.cached(model, x["prompt"].long(), context + 1)
     before = [(layer, dict(vars(layer))) for layer in cache.layers]
     token = x["token"].long()[None]

@@ -22,6 +22,7 @@ from flow.qwen3_to_mla import (
     config_of,
     deepseek_config,
     drawn,
+    filled,
     matrix_sizes,
     torch_adamw,
     torch_peers,
@@ -111,20 +112,9 @@ def in_transformers(case: Case, x: Mapping[str, Any], attention: str, fused: boo
 
     teacher_config = transformers.Qwen3Config(**config_of(case.shape["layers"]))
     teacher_config._attn_implementation = attention
-    teacher = transformers.Qwen3ForCausalLM(teacher_config).eval()
-    student = transformers.DeepseekV3ForCausalLM(deepseek_config(attention, case.shape["layers"]))
-    shared = dict(teacher.named_parameters())
-    for name, parameter in shared.items():
-        parameter.data.copy_(torch.from_numpy(drawn(name.removeprefix("model."), tuple(parameter.shape))))
-        parameter.requires_grad_(False)
-    for prefix, module in list(student.named_modules()):
-        for leaf, parameter in list(module.named_parameters(recurse=False)):
-            name = f"{prefix}.{leaf}"
-            if ".self_attn." in name:
-                values = drawn(f"student.{name.removeprefix('model.')}", tuple(parameter.shape))
-                parameter.data.copy_(torch.from_numpy(values))
-            else:
-                setattr(module, leaf, shared.get(name, teacher.lm_head.weight))
+    shared: dict[str, Any] = {}
+    teacher = filled(transformers.Qwen3ForCausalLM, teacher_config, shared).eval()
+    student = filled(transformers.DeepseekV3ForCausalLM, deepseek_config(attention, case.shape["layers"]), shared)
     optimizer = torch_adamw([p for p in student.parameters() if p.requires_grad], fused)
     batch = x["tokens"].long()
 

@@ -57,6 +57,30 @@ def deepseek_config(attention: str, layers: int = LAYERS) -> Any:
     return config
 
 
+def filled(kind: Callable[[Any], Any], config: Any, shared: dict[str, Any]) -> Any:
+    """A model of transformers with the weights that ours draws: frozen ones, which `shared` keeps for the next model,
+    and the latent attention's own, which train. Built without numbers: its own drawing would take longer than a step.
+    """
+    import torch
+
+    with torch.device("meta"):
+        model = kind(config)
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)  # its tables are no parameters
+    latent = hasattr(config, "kv_lora_rank")
+    for prefix, module in model.named_modules():
+        for leaf, parameter in list(module.named_parameters(recurse=False)):
+            name = f"{prefix}.{leaf}".removeprefix("model.").replace("lm_head", "embed_tokens")
+            own = latent and ".self_attn." in name
+            value = None if own else shared.get(name)
+            if value is None:
+                values = torch.from_numpy(drawn(f"student.{name}" if own else name, tuple(parameter.shape)))
+                value = torch.nn.Parameter(values, requires_grad=own)
+            if not own:
+                shared[name] = value
+            setattr(module, leaf, value)
+    return model
+
+
 def torch_adamw(parameters: list[Any], fused: bool) -> Any:
     import torch
 
