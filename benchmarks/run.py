@@ -32,21 +32,21 @@ def chosen(options: argparse.Namespace) -> dict[str, list[tuple[int, Case]]]:
     """The cases that were asked for, by kernel, with their places in CASES."""
     if unknown := [name for name in options.kernels if name not in MODULES]:
         raise Refused(f"[bench] no benchmark is called {', '.join(unknown)}; there are {', '.join(MODULES)}")
-    found = {
-        kernel: [
-            (index, case)
-            for index, case in enumerate(importlib.import_module(MODULES[kernel]).CASES)
-            if (case.quick if options.quick else case.long == options.long) and options.case in case.name
-        ]
-        for kernel in options.kernels or MODULES
-    }
-    found = {kernel: cases for kernel, cases in found.items() if cases}
-    if not found:
-        kind = "small" if options.quick else "long" if options.long else "usual"
+    kinds = ("small",) if options.quick else ("long", "usual") if options.long else ("usual", "long")
+    found: dict[str, dict[str, list[tuple[int, Case]]]] = {kind: {} for kind in kinds}
+    for kernel in options.kernels or MODULES:
+        for index, case in enumerate(importlib.import_module(MODULES[kernel]).CASES):
+            kind = "small" if options.quick else "long" if case.long else "usual"
+            if options.case in case.name and (case.quick or not options.quick):
+                found[kind].setdefault(kernel, []).append((index, case))
+    wanted, *other = kinds
+    if not found[wanted]:
         of = f" of {', '.join(options.kernels)}" if options.kernels else ""
         named = f" has {options.case!r} in its name" if options.case else ""
-        raise Refused(f"[bench] none of the {kind} cases{of}{named or ' exists'}")
-    return found
+        others = sum(map(len, found[other[0]].values())) if other else 0
+        hint = f"; {others} {'without' if options.long else 'with'} --long" if others else ""
+        raise Refused(f"[bench] none of the {wanted} cases{of}{named or ' exists'}{hint}")
+    return found[wanted]
 
 
 class Progress:

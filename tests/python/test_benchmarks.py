@@ -113,7 +113,7 @@ def test_answers_are_compared(
     [
         (["zzz"], {}, r"\[bench\] no benchmark is called zzz; there are adamw, add, .*"),
         (["add", "--case", "zzz"], {}, r"\[bench\] none of the usual cases of add has 'zzz' in its name"),
-        (["add", "--long"], {}, r"\[bench\] none of the long cases of add exists"),
+        (["add", "--long"], {}, r"\[bench\] none of the long cases of add exists; 2 without --long"),
         (["add", "--limits", "/nowhere"], {}, r"\[bench\] --limits .*, got /nowhere: no such file"),
         (["add", "--results", "/nowhere/r.csv"], {}, r"\[bench\] --results /nowhere/r.csv: No such file or directory"),
         (["add", "--quick"], {"ATTNEDIT_PEER_PYTHON": "/nowhere"},
