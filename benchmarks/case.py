@@ -40,7 +40,7 @@ class Case:
     tolerance: float = 1e-4  # of the greatest number of an answer
     threads: int | None = None  # None: every core
     long: bool = False  # only when asked for
-    warmed: bool = False  # a run that was made has already run once, so that its answers are timed too
+    steps: bool = False  # a run goes on where the one before ended: the answers are those of the second
     quick: bool = field(init=False)  # small enough to check the answers in passing
 
     def __post_init__(self) -> None:

@@ -19,10 +19,9 @@ from rich.console import Console
 
 HERE = Path(__file__).parent
 REPETITIONS, ROUNDS = 7, 2  # sides take turns
-SLOW, FEW = 0.5, 3  # seconds, and the repetitions of a peer that takes longer,
-VERY_SLOW = 10.0  # and of ours
+SLOW, FEW = 0.5, 3  # seconds, and the repetitions of what takes longer: peers, and ours where it is beside no peer
 WARM = 2.0  # seconds up to which the memory of ours is measured in a second run, and a peer is timed behind its first
-SETTLE = 0.15  # seconds before a side's turn: workers of the side before it spin for a while (OpenBLAS: 2^28 cycles)
+SETTLE = 0.12  # seconds before a side's turn: workers of the side before it spin for a while (OpenBLAS: 2^28 cycles)
 HEAVY = 3e11  # operations from which on sides run one after the other, each alone in memory
 
 
@@ -130,9 +129,9 @@ class Bench:
                 if side.process in lost or (side != OURS and OURS not in found):
                     continue
                 try:
-                    found[side] = self.prepare(side, mine if side == OURS else theirs, case.warmed)
+                    found[side] = self.prepare(side, mine if side == OURS else theirs)
                     if heavy:
-                        self.time(side, found[side], 0)
+                        self.time(case, side, found[side], 0)
                         self.processes[side.process].ask("release")
                 except SideFailed as failed:
                     self.lose(side, failed, found)
@@ -143,7 +142,7 @@ class Bench:
         for left in () if heavy or self.quick else reversed(range(ROUNDS)):
             for side in list(found):
                 try:
-                    self.time(side, found[side], left)
+                    self.time(case, side, found[side], left)
                 except SideFailed as failed:
                     self.lose(side, failed, found)
         if self.quick and right and OURS in found:
@@ -168,13 +167,14 @@ class Bench:
                 lost.add(key)
         return lost
 
-    def prepare(self, side: Side, answers: Path, warmed: bool) -> dict[str, Any]:
+    def prepare(self, side: Side, answers: Path) -> dict[str, Any]:
         found = self.processes[side.process].ask(
             "prepare", side=side.name, answers=str(answers), again_below=WARM if side == OURS else SLOW
         )
-        # Not after a warm-up, but one of three cannot move their median far.
-        first = [found["seconds"]] if warmed or (side != OURS and found["seconds"] > WARM) else []
-        return found | {"samples": first, "others": 0.0, "wall": 0.0}
+        seconds = found["samples"][-1]
+        # The first was no warm-up's, but where it is one of three it cannot move their median far.
+        counted = found["samples"] if side != OURS and seconds > WARM else found["samples"][1:]
+        return found | {"seconds": seconds, "samples": counted, "others": 0.0, "wall": 0.0}
 
     def lose(self, side: Side, failed: SideFailed, found: dict[Side, Any]) -> None:
         """A side that failed is told, and its process with whatever else was prepared there is given up."""
@@ -185,13 +185,13 @@ class Bench:
             if side == OURS or not found[other]["samples"]:
                 del found[other]
 
-    def time(self, side: Side, found: dict[str, Any], rounds_left: int) -> None:
+    def time(self, case: Case, side: Side, found: dict[str, Any], rounds_left: int) -> None:
         """Its share of the repetitions that are to come."""
         if side.process not in self.processes:
             return  # it failed behind some samples
         for _ in range(1 if rounds_left else 2):  # a first run that loads code is no measure of what is slow
-            slow = found["seconds"] > (VERY_SLOW if side == OURS else SLOW)
-            missing = (FEW if slow else REPETITIONS) - len(found["samples"])
+            few = found["seconds"] > SLOW and (side != OURS or not case.peers)
+            missing = (FEW if few else REPETITIONS) - len(found["samples"])
             if missing <= 0:
                 return
             time.sleep(SETTLE)

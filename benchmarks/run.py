@@ -69,7 +69,8 @@ class Progress:
 def cost(case: Case, torch_sides: int) -> float:
     """Seconds, roughly: a usual processor's rates, a peer that takes three times as long."""
     once = case.work / {"fma": 3e11, "pairs": 5e11}.get(case.limit, 3e10)
-    return 2 + 11 * once + torch_sides * (1 + 3 * once * (5 if 3 * once > 0.5 else 11))
+    ours = 9 * once if case.peers or once < 0.5 else 4 * once
+    return 2 + ours + torch_sides * (0.5 + 3 * once * (3.5 if 3 * once > 0.5 else 9))
 
 
 def clock(seconds: float) -> str:

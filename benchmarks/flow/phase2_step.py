@@ -22,6 +22,7 @@ from flow.qwen3_to_mla import (
     config_of,
     deepseek_config,
     drawn,
+    each,
     filled,
     matrix_sizes,
     torch_adamw,
@@ -43,7 +44,7 @@ def step_of(layers: int, length: int, **options: Any) -> Case:
     shape = {"layers": layers, "length": length, "recompute": False}
     return Case(
         f"Qwen3-0.6B width, {layers} layers T{length}", "step", shape, "fma", work(layers, length), ("torch eager",),
-        tolerance=1e-3, warmed=True, **options,
+        tolerance=1e-3, steps=True, **options,
     )  # fmt: skip
 
 
@@ -65,12 +66,6 @@ CASES = [
 def inputs(case: Case) -> dict[str, Array]:
     length, tokens = case.shape["length"], config_of(case.shape["layers"])["vocab_size"]
     return {"tokens": np.random.default_rng(1).integers(0, tokens, (1, length)).astype(np.int32)}
-
-
-def twice(step: Any) -> Run:
-    """The run whose answer is the KL of a first step, done here, and of its own."""
-    first = step()
-    return lambda: {"kl": np.array([first, step()])}
 
 
 def ours(case: Case, x: Mapping[str, Array]) -> Run:
@@ -102,7 +97,7 @@ def ours(case: Case, x: Mapping[str, Array]) -> Run:
         optimizer.step(RATE)
         return loss.item()
 
-    return twice(step)
+    return each("kl", step)
 
 
 def in_transformers(case: Case, x: Mapping[str, Any], attention: str, fused: bool) -> Run:
@@ -125,7 +120,7 @@ def in_transformers(case: Case, x: Mapping[str, Any], attention: str, fused: boo
         loss = functional.kl_div(logs, theirs, reduction="batchmean", log_target=True)
         return loss
 
-    return twice(torch_step(case, loss_of, optimizer))
+    return each("kl", torch_step(case, loss_of, optimizer))
 
 
 PEERS = torch_peers(in_transformers)

@@ -1,10 +1,11 @@
 """What the whole steps share: Qwen3-0.6B's width, its latent form, and weights that every side draws alike."""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from case import SHAPES, Array, Case, normal
+import numpy as np
+from case import SHAPES, Array, Case, Run, normal
 
 QWEN, M = SHAPES["Qwen3-0.6B"], SHAPES["Qwen3-0.6B as MLA"]
 LAYERS, SMALL_VOCABULARY = 8, 2048  # of the step that is measured, of the one that only checks answers
@@ -102,6 +103,17 @@ def torch_step(case: Case, loss_of: Callable[[], Any], optimizer: Any) -> Callab
         return float(loss.item())
 
     return step
+
+
+def each(name: str, step: Callable[[], float]) -> Run:
+    """The run whose answer is what every step so far has said: behind the second, from before and after an update."""
+    said: list[float] = []
+
+    def run() -> Mapping[str, Any]:
+        said.append(step())
+        return {name: np.array(said)}
+
+    return run
 
 
 def torch_peers(build: Callable[..., Any]) -> dict[str, Callable[..., Any]]:

@@ -34,7 +34,6 @@ def cases_of(
 
 
 ALONE: dict[str, Any] = {"peers": ()}  # for the pictures
-BOTH = ("forward", "f+b")
 # What the figures are about, in both ways to multiply.
 MAIN = [
     *cases_of("16 heads of 128", 512),
@@ -53,8 +52,8 @@ CASES = [
     *(case for w in (128, 256, 1024, 2048) for case in cases_of("Qwen3-0.6B", 4096, w, True, **ALONE)),
     *(case for t in (1024, 4096) for case in cases_of("16 heads of 128", t, **ALONE)),
     *cases_of("16 heads of 128", 2048, threads=1, **ALONE),
-    *cases_of("demo teacher", 256, directions=BOTH),
-    *cases_of("demo teacher", 256, documents=4, note="4 documents"),
+    *cases_of("demo teacher", 256, directions=("forward", "f+b"), long=True),
+    *cases_of("demo teacher", 256, documents=4, note="4 documents", long=True),
     *cases_of("16 heads of 128", 512, directions=("forward",), long=True),
     *cases_of("Qwen3-0.6B", 4096, window=512, gate=True, directions=("forward",), long=True),
     *cases_of("Qwen3-0.6B as MLA", 2048, directions=("forward",), long=True),

@@ -23,7 +23,7 @@ def cases_of(
 
 
 CASES = [
-    *cases_of("demo teacher", 512, ("loss", "loss+dH", "loss+dH+dW")),
+    *cases_of("demo teacher", 512, ("loss", "loss+dH", "loss+dH+dW"), long=True),
     *cases_of("Qwen3-0.6B", 512, ("loss+dH",), 32768),
     *cases_of("Qwen3-0.6B", 512, ("loss", "loss+dH", "loss+dH+dW"), long=True),
 ]

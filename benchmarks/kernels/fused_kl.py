@@ -26,7 +26,7 @@ def cases_of(
 
 MAIN = cases_of("Qwen3-0.6B", 512, ("loss+dH", "loss+dH+dW"))
 CASES = [
-    *cases_of("demo teacher", 512, ("loss", "loss+dH", "loss+dH+dW")),
+    *cases_of("demo teacher", 512, ("loss", "loss+dH", "loss+dH+dW"), long=True),
     *MAIN,
     *(case.in_bfloat16(*case.peers) for case in MAIN),
     *(case for v in (16384, 32768, 65536) for case in cases_of("Qwen3-0.6B", 512, ("loss+dH",), v, ())),

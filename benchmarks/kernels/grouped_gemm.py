@@ -23,7 +23,7 @@ FLOAT32 = [
         f"{name}{' bfloat16 weights' if half else ''} T{t}", direction,
         {"T": t, "E": e, "k": k, "I": i, "O": o, "half": half}, "fma", 2.0 * t * k * i * o * products,
         ("torch loop", "torch grouped_mm", "numpy loop"),
-        long=direction == "forward" or half or t > 512 or name.endswith("down_proj"),
+        long=direction == "forward" or half or t != 512 or name.endswith("down_proj"),
     )
     for name, t, half in (
         *((name, 512, half) for half in (False, True) for name in list(SIZES)[:2]),
