@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from case import Case
-from process import Process, SideFailed
+from process import Process, SideDied, SideFailed
 from results import Refused, Row, three
 from rich.console import Console
 
@@ -128,6 +128,8 @@ class Bench:
             for side in sides:
                 if side.process in lost or (side != OURS and OURS not in found):
                     continue
+                if side.process not in self.processes and self.draw(module, index, [side]):
+                    continue
                 try:
                     found[side] = self.prepare(side, mine if side == OURS else theirs)
                     if heavy:
@@ -177,12 +179,15 @@ class Bench:
         return found | {"seconds": seconds, "samples": counted, "others": 0.0, "wall": 0.0}
 
     def lose(self, side: Side, failed: SideFailed, found: dict[Side, Any]) -> None:
-        """A side that failed is told, and its process with whatever else was prepared there is given up."""
+        """A side that failed is told; where its process died, what else was prepared there is lost."""
         self.console.print(f"[red]{side.name}{' (kept)' if side.kept else ''} failed: {failed}", highlight=False)
         self.wrong |= side == OURS
-        self.processes.pop(side.process).close()
-        for other in [s for s in found if s.process == side.process]:
-            if side == OURS or not found[other]["samples"]:
+        gone = {side}
+        if isinstance(failed, SideDied):
+            self.processes.pop(side.process).close()
+            gone |= {other for other in found if other.process == side.process}
+        for other in gone & set(found):
+            if other == OURS or not found[other]["samples"]:
                 del found[other]
 
     def time(self, case: Case, side: Side, found: dict[str, Any], rounds_left: int) -> None:

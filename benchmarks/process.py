@@ -19,6 +19,10 @@ class SideFailed(Exception):
     """In one line, why."""
 
 
+class SideDied(SideFailed):
+    """And with it what else its process had."""
+
+
 class Process:
     def __init__(self, python: str, kept: bool) -> None:
         # An environment may hold OpenBLAS to an older processor; nobody is measured under that.
@@ -38,7 +42,7 @@ class Process:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise SideFailed(ending(self.process.wait()))
+            raise SideDied(ending(self.process.wait()))
         answer: dict[str, Any] = json.loads(line)
         if "failed" in answer:
             raise SideFailed(answer["failed"])

@@ -226,14 +226,16 @@ def main() -> None:
     }  # fmt: skip
     for line in sys.stdin:
         request = json.loads(line)
+        named = request.get("side")
         try:
             answer = does[request.pop("do")](**request)
         except Exception as error:
+            side.runs.pop(named, None)
             if "ATTNEDIT_TRACEBACK" in os.environ:
                 traceback.print_exc()
             said = str(error).strip().split("\n")[0]
-            named = said.startswith("[")  # as our own messages are
-            answer = {"failed": said if named else f"{type(error).__name__}: {said}"}
+            clear = said.startswith("[")  # as our own messages are
+            answer = {"failed": said if clear else f"{type(error).__name__}: {said}"}
         replies.write(json.dumps(answer) + "\n")
 
 

@@ -136,19 +136,27 @@ def test_quick_tells_answers_and_no_times(tmp_path: Path) -> None:
     assert "ratio" not in done.stdout and " ms" not in done.stdout and not (tmp_path / "r.csv").exists()
 
 
-def peer(folder: Path) -> str:
-    """A Python that says it has torch, and ends as soon as it is asked for more."""
+def peer(folder: Path, does: str = "kill -9 $$") -> str:
+    """A Python that says it has torch, and does this when it is asked for more."""
     python = folder / "python"
-    python.write_text('#!/bin/sh\n[ "$1" = -c ] && exit 0\nkill -9 $$\n')
+    python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exit 0\n{does}\n')
     python.chmod(0o755)
     return str(python)
 
 
-def test_a_peer_that_dies_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "does, said",
+    [
+        ("kill -9 $$", "its process was ended by SIGKILL: out of memory?"),
+        ("exit 3", "its process ended with status 3"),
+        ("""while read asked; do echo '{"failed": "MemoryError: 8 GB"}'; done""", "MemoryError: 8 GB"),
+    ],
+)
+def test_a_peer_that_fails_is_told_and_the_rest_goes_on(tmp_path: Path, does: str, said: str) -> None:
     results = tmp_path / "r.csv"
-    done = bench("add", "--case", "T2048", "--results", str(results), ATTNEDIT_PEER_PYTHON=peer(tmp_path))
+    done = bench("add", "--case", "T2048", "--results", str(results), ATTNEDIT_PEER_PYTHON=peer(tmp_path, does))
     assert done.returncode == 0, done.stderr
-    assert "torch failed: its process was ended by SIGKILL: out of memory?" in done.stdout
+    assert f"torch failed: {said}\n" in done.stdout
     with results.open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [(r["peer"], r["allocator"], bool(r["peer_ms"]), r["peer_repetitions"]) for r in lines] == [
