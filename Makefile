@@ -92,9 +92,10 @@ check-neon:
 	cmake --build build/aarch64 -j $(JOBS) --target attnedit_core
 	aarch64-linux-gnu-objdump -d build/aarch64/csrc/libattnedit_core.a | grep -q 'fmla.*\.4s'
 
-# Every kernel beside its peers and the machine's limits, or one: make bench K=attention.
+# Every kernel beside its peers and the machine's limits, or one: make bench K=attention. Then the pictures.
 bench: bench-tools
 	$(PY) benchmarks/run.py $(K)
+	$(PY) benchmarks/plots.py
 
 # The cases that take minutes each: long contexts over the whole vocabulary.
 bench-long: bench-tools

@@ -4,7 +4,7 @@
 
 ATTNEDIT_LOOPS(double multiply_adds(int64_t steps, float a, float b, float* y);
                double pair_products(int64_t steps, float a, float b, float* y); float read(const float* x, int64_t n);
-               void copy(const float* x, float* y, int64_t n);
+               void copy(const float* x, float* y, int64_t n); void copy_past(const float* x, float* y, int64_t n);
                void mixed(float* p, float* g, float* m, float* v, int64_t n);)
 
 #ifdef ATTNEDIT_ISA
@@ -78,6 +78,12 @@ void copy(const float* x, float* y, int64_t n) {
   for (int64_t i = 0; i + kLanes <= n; i += kLanes) store(y + i, load(x + i));
 }
 
+// The same past the caches, as the kernels store what is larger than a cache; y is aligned.
+void copy_past(const float* x, float* y, int64_t n) {
+  for (int64_t i = 0; i + kLanes <= n; i += kLanes) stream(y + i, load(x + i));
+  end_stream();
+}
+
 // AdamW's streams: four read, three of them written back.
 void mixed(float* p, float* g, float* m, float* v, int64_t n) {
   for (int64_t i = 0; i + kLanes <= n; i += kLanes) {
@@ -93,17 +99,18 @@ void mixed(float* p, float* g, float* m, float* v, int64_t n) {
 #else
 
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <numeric>
 #include <vector>
 
 #include "runtime/parallel.h"
+#include "simd/stores.h"
 
 namespace attnedit::kernels {
 namespace {
@@ -134,15 +141,18 @@ float* array(int64_t floats) {
   return static_cast<float*>(p);
 }
 
-void measure(int threads, int64_t n, float* const arrays[4]) {
+// n floats that no cache holds, taken as one stream, two or four.
+void measure(int threads, int64_t n, float* p) {
   set_num_threads(threads);
-  const auto streams = [&](int count, const auto& f) {
-    return 4e-9 * count * static_cast<double>(n) /
-           best_seconds([&] { parallel_for(n, 1 << 16, [&](int64_t begin, int64_t end) { f(begin, end - begin); }); });
+  const auto streams = [&](int arrays, int passes, const auto& f) {
+    const int64_t each = n / arrays;
+    return 4e-9 * passes * static_cast<double>(each) / best_seconds([&] {
+             parallel_for(each, 1 << 16, [&](int64_t begin, int64_t end) { f(begin, end - begin); });
+           });
   };
-  float *const p = arrays[0], *const g = arrays[1], *const m = arrays[2], *const v = arrays[3];
   const auto read_of = ATTNEDIT_BEST(read);
   const auto copy_of = ATTNEDIT_BEST(copy);
+  const auto copy_past_of = ATTNEDIT_BEST(copy_past);
   const auto mixed_of = ATTNEDIT_BEST(mixed);
 
   const int pieces = 16 * threads;  // small ones: a thread that starts late takes fewer
@@ -154,20 +164,28 @@ void measure(int threads, int64_t n, float* const arrays[4]) {
     return std::accumulate(done.begin(), done.end(), 0.0) * 1e-9 / seconds;
   };
   const double fma = arithmetic(ATTNEDIT_BEST(multiply_adds)), pair = arithmetic(ATTNEDIT_BEST(pair_products));
-  const double read = streams(1, [&](int64_t i, int64_t count) {
+  const double read = streams(1, 1, [&](int64_t i, int64_t count) {
     volatile float kept = read_of(p + i, count);
     (void)kept;
   });
-  // The C library's copy passes the caches by where that is faster.
-  const double plain = streams(2, [&](int64_t i, int64_t count) { copy_of(p + i, g + i, count); });
-  const double library =
-      streams(2, [&](int64_t i, int64_t count) { std::memcpy(g + i, p + i, count * sizeof(float)); });
-  const double copy = std::max(plain, library);
-  const double mixed = streams(7, [&](int64_t i, int64_t count) { mixed_of(p + i, g + i, m + i, v + i, count); });
+  float* const half = p + n / 2;
+  const double plain = streams(2, 2, [&](int64_t i, int64_t count) { copy_of(p + i, half + i, count); });
+  const double past = streams(2, 2, [&](int64_t i, int64_t count) { copy_past_of(p + i, half + i, count); });
+  const double copy = std::max(plain, past);
+  const double mixed = streams(
+      4, 7, [&](int64_t i, int64_t count) { mixed_of(p + i, p + n / 4 + i, half + i, half + n / 4 + i, count); });
   std::printf(
       "{\"isa\": \"%s\", \"threads\": %d, \"fma\": %.1f, \"pairs\": %.1f, \"read\": %.2f, \"copy\": %.2f, "
       "\"mixed\": %.2f}\n",
       simd::name(simd::isa()), threads, fma, pair, read, copy, mixed);
+}
+
+// The last cache of the core that runs this: what the C library says of a virtual machine may be its host's, all of it.
+int64_t last_cache() {
+  std::ifstream size("/sys/devices/system/cpu/cpu0/cache/index3/size");  // as 32768K
+  int64_t kib = 0;
+  size >> kib;
+  return std::max<int64_t>(kib << 10, simd::kLastCache);
 }
 
 }  // namespace
@@ -175,13 +193,12 @@ void measure(int threads, int64_t n, float* const arrays[4]) {
 
 int main() {
   using namespace attnedit;
-  const int64_t cache = std::max<int64_t>(sysconf(_SC_LEVEL3_CACHE_SIZE), 32 << 20);
-  const int64_t floats = cache;  // four times the cache in bytes
-  float* arrays[4];
-  for (float*& a : arrays) a = kernels::array(floats);
+  // Eight last caches, and the small ones of a virtual machine's cores 32 times: a share may stay in each core's.
+  const int64_t floats = std::max<int64_t>(8 * kernels::last_cache(), 1 << 30) / static_cast<int64_t>(sizeof(float));
+  float* const numbers = kernels::array(floats);
   const int cores = num_threads();
-  kernels::measure(1, floats, arrays);
-  if (cores > 1) kernels::measure(cores, floats, arrays);
+  kernels::measure(1, floats, numbers);
+  if (cores > 1) kernels::measure(cores, floats, numbers);
 }
 
 #endif

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib import pyplot
+from matplotlib import pyplot, ticker
 from results import RESULTS
 
 Line: TypeAlias = dict[str, str]
@@ -38,9 +38,11 @@ def draw(
     path: Path, title: str, axis: str, lines: list[Line], x_of: Callable[[Line], int | None],
     groups: dict[str, Callable[[Line], bool]],
 ) -> bool:  # fmt: skip
-    """A line per group, with whiskers from the fastest to the slowest repetition. False: nothing to draw."""
+    """A line per group, with whiskers from the fastest to the slowest repetition; dashed, what it would take at the
+    machine's limit. False: nothing to draw."""
     figure, axes = pyplot.subplots(figsize=(6, 4))
-    drawn = False
+    drawn: set[int] = set()
+    limit: str | None = "at the machine's limit"
     for label, belongs in groups.items():
         by_x = {x: line for line in lines if belongs(line) and (x := x_of(line)) is not None}
         if len(by_x) < 2:
@@ -49,17 +51,26 @@ def draw(
         ms, least, most = ([float(by_x[x][f"ours_{k}ms"]) for x in xs] for k in ("", "min_", "max_"))
         below = [m - a for m, a in zip(ms, least, strict=True)]
         above = [b - m for m, b in zip(ms, most, strict=True)]
-        axes.errorbar(xs, ms, yerr=[below, above], marker="o", capsize=3, label=label)
-        drawn = True
+        line = axes.errorbar(xs, ms, yerr=[below, above], marker="o", capsize=3, label=label)
+        limited = [(x, m * float(by_x[x]["share"])) for x, m in zip(xs, ms, strict=True) if by_x[x]["share"]]
+        if limited:
+            axes.plot(*zip(*limited, strict=True), "--", color=line[0].get_color(), label=limit)
+            limit = None  # once in the legend
+        drawn |= set(xs)
     if drawn:
         axes.set(title=title, xlabel=axis, ylabel="ms", xscale="log", yscale="log")
-        axes.set_xscale("log", base=2)
+        ticks = sorted(drawn)
+        axes.set_xticks(ticks, [f"{x:,}" for x in ticks], rotation=30 if len(ticks) > 4 else 0)
+        axes.minorticks_off()
+        axes.yaxis.set_minor_locator(ticker.LogLocator(subs=(2, 5)))
+        for formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            formatter(ticker.StrMethodFormatter("{x:g}"))
         axes.grid(alpha=0.3)
         axes.legend()
         figure.tight_layout()
         figure.savefig(path, dpi=110)
     pyplot.close(figure)
-    return drawn
+    return bool(drawn)
 
 
 def main() -> None:
@@ -72,47 +83,44 @@ def main() -> None:
     of = {k: [line for line in lines if line["kernel"] == k] for k in ("attention", "fused_kl")}
     options.out.mkdir(exist_ok=True)
 
-    def attention(model: str, direction: str = "f+b") -> Callable[[Line], bool]:
-        return lambda r: r["case"].startswith(model) and r["direction"] == direction and "huge" not in r["case"]
-
-    def on_all(belongs: Callable[[Line], bool]) -> Callable[[Line], bool]:
-        return lambda r: belongs(r) and int(r["threads"]) == cores
-
-    def windowed(r: Line) -> bool:
-        return size("W", r["case"]) is not None
-
-    def with_gradient(r: Line) -> bool:
-        return r["direction"] == "loss+dH"
+    def cases(pattern: str, direction: str, every_thread: bool = False) -> Callable[[Line], bool]:
+        return lambda r: (
+            re.fullmatch(pattern, r["case"]) is not None
+            and r["direction"] == direction
+            and (every_thread or int(r["threads"]) == cores)
+        )
 
     pictures = {
         "attention_length": draw(
             options.out / "attention_length.png", "attention, forward and backward", "tokens T", of["attention"],
             lambda r: size("T", r["case"]),
             {
-                "full, 16 heads of 128": on_all(attention("16 heads")),
-                "window 512, Qwen3-0.6B, gated": on_all(
-                    lambda r: attention("Qwen3-0.6B T")(r) and size("W", r["case"]) == 512
-                ),
+                "full, 16 heads of 128": cases(r"16 heads of 128 T\d+", "f+b"),
+                "window 512, Qwen3-0.6B, gated": cases(r"Qwen3-0.6B T\d+ W512 gated", "f+b"),
             },
         ),
         "attention_window": draw(
             options.out / "attention_window.png", "gated attention, T 4096, forward and backward", "window W",
             of["attention"], lambda r: size("W", r["case"]),
-            {"Qwen3-0.6B": on_all(lambda r: windowed(r) and attention("Qwen3-0.6B T4096")(r))},
+            {"Qwen3-0.6B": cases(r"Qwen3-0.6B T4096 W\d+ gated", "f+b")},
         ),
         "fused_kl_vocabulary": draw(
             options.out / "fused_kl_vocabulary.png", "divergence with hidden gradient, 512 tokens", "vocabulary V",
             of["fused_kl"], lambda r: size("V", r["case"]),
-            {"hidden size 1024": on_all(lambda r: r["case"].startswith("Qwen3-0.6B T512") and with_gradient(r))},
+            {"hidden size 1024": cases(r"Qwen3-0.6B T512 V\d+", "loss+dH")},
         ),
         "fused_kl_length": draw(
-            options.out / "fused_kl_length.png", "divergence with hidden gradient, vocabulary 151,936", "tokens T",
+            options.out / "fused_kl_length.png", "divergence with hidden gradient", "tokens T",
             of["fused_kl"], lambda r: size("T", r["case"]),
-            {"hidden size 1024": on_all(lambda r: r["case"].endswith("V151936") and with_gradient(r))},
+            {
+                f"hidden size 1024, vocabulary {v:,}": cases(rf"Qwen3-0.6B T\d+ V{v}", "loss+dH")
+                for v in (16384, 151936)
+            },
         ),
         "threads": draw(
             options.out / "threads.png", "attention, 16 heads of 128, T 2048, forward and backward", "threads",
-            of["attention"], lambda r: int(r["threads"]), {"ours": attention("16 heads of 128 T2048")},
+            of["attention"], lambda r: int(r["threads"]),
+            {"ours": cases("16 heads of 128 T2048", "f+b", every_thread=True)},
         ),
     }  # fmt: skip
     for name, drawn in pictures.items():

@@ -42,6 +42,7 @@ class Row:
     ratio: float | None
     peer_extra_rss_mib: float | None
     cores_others_took: float
+    peer_repetitions: int | None  # the last column, for the lines before it do not have it
 
 
 def three(samples: list[float]) -> tuple[float, float, float]:
@@ -49,18 +50,25 @@ def three(samples: list[float]) -> tuple[float, float, float]:
     return tuple(round(1e3 * f(samples), 4) for f in (statistics.median, min, max))  # type: ignore[return-value]
 
 
+class Refused(Exception):
+    """What was asked for cannot be done: one line, and exit status 2."""
+
+
 def append(rows: list[Row], path: Path) -> None:
     """Adds lines behind those of earlier runs; a file with other columns is refused."""
     header = ",".join(f.name for f in fields(Row)) + "\n"
-    if path.exists():
-        with path.open() as file:
-            if file.readline() != header:
-                raise SystemExit(f"[results] {path} has other columns than this version writes; give another --results")
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if file.tell() == 0:
-            file.write(header)
-        writer.writerows(asdict(row).values() for row in rows)
+    try:
+        if path.exists():
+            with path.open() as file:
+                if file.readline() != header:
+                    raise Refused(f"[bench] {path} has other columns than this version writes; give another --results")
+        with path.open("a", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            if file.tell() == 0:
+                file.write(header)
+            writer.writerows(asdict(row).values() for row in rows)
+    except OSError as error:
+        raise Refused(f"[bench] --results {path}: {error.strerror}") from None
 
 
 def show(kernel: str, rows: list[Row], console: Console) -> None:

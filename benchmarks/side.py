@@ -1,9 +1,13 @@
 """One side of a comparison, in a process of its own: a line of JSON asks, a line of JSON answers.
 
-    {"do": "prepare", "module": "kernels.attention", "case": 3, "side": "torch sdpa", "answers": "/tmp/x.npz"}
-    {"do": "time", "repetitions": 2}
+    {"do": "draw", "library": "torch", "module": "kernels.attention", "case": 3}
+    {"do": "prepare", "side": "torch sdpa", "answers": "/tmp/x.npz", "again_below": 0.5}
+    {"do": "time", "side": "torch sdpa", "repetitions": 2}
+    {"do": "release"}
 
-prepare runs the case once, writes its answers and tells the extra memory; time runs what is prepared by the clock.
+draw makes the inputs of a case, unless the case before had the same; prepare runs it, writes its answers and tells
+the extra memory; time runs what is prepared by the clock; release gives all memory but the inputs back. What fails is
+answered by {"failed": why, in one line}.
 """
 
 import ctypes
@@ -13,18 +17,20 @@ import json
 import math
 import os
 import resource
+import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from case import Array, Run
+from case import Array, Case, Run
 
 SHORTEST = 0.005  # seconds that one measurement lasts at least, by calling again
-SLOW = 2.0  # seconds from which on a call's memory is measured in its first run
+BRIEF = 0.05  # seconds up to which a turn begins with a call off the clock: caches hold the other side's numbers
 MOST_NUMBERS = 1 << 22  # of one answer that are compared
 
 
@@ -115,61 +121,86 @@ def size_beside(answers: Mapping[str, Array], x: Mapping[str, Any]) -> int:
 class Side:
     def __init__(self) -> None:
         self.library: Library | None = None
-        self.run: Run | None = None
-        self.seconds = 0.0
+        self.described: Any = None
+        self.case: Case | None = None
+        self.x: dict[str, Any] = {}
+        self.runs: dict[str, Run] = {}
+        self.seconds: dict[str, float] = {}  # of a call, by side
 
-    def prepare(self, module: str, case: int, side: str, answers: str) -> dict[str, Any]:
+    def draw(self, library: str, module: str, case: int) -> dict[str, Any]:
+        self.library = self.library or LIBRARIES[library]()
         described = importlib.import_module(module)
-        chosen = described.CASES[case]
-        self.library = self.library or LIBRARIES[side.split()[0].rstrip(",")]()
-        library, self.run = self.library, None
-        library.set_threads(chosen.threads)
-        inputs = described.inputs(chosen)
-        x = {name: library.put(inputs.pop(name)) for name in list(inputs)}
-        make = described.ours if side == "attnedit" else described.PEERS[side]
+        before, self.case = self.case, described.CASES[case]
+        self.runs.clear()
+        if described is not self.described or before is None or before.shape != self.case.shape:
+            self.x.clear()
+            inputs = described.inputs(self.case)
+            self.x = {name: self.library.put(inputs.pop(name)) for name in list(inputs)}
+        self.described = described
+        self.library.set_threads(self.case.threads)
+        return {}
+
+    def prepare(self, side: str, answers: str, again_below: float) -> dict[str, Any]:
+        assert self.library is not None and self.case is not None
+        library, case = self.library, self.case
+        samples: list[float] = []
+        make = self.described.ours if side == "attnedit" else self.described.PEERS[side]
 
         def first() -> tuple[dict[str, Array], int, int]:
             """Answers, and bytes above inputs and answers: counted by the library, resident in the process."""
-            gc.collect()
-            library.give_back()
-            ctypes.CDLL(None).malloc_trim(0)
+            self.give_back()
             before, _ = resident("VmRSS"), forget_most()
             counted = library.counted()[0]
-            self.run = make(chosen, x)
-            began = time.perf_counter()
-            found = self.run()
-            library.wait()
-            self.seconds = time.perf_counter() - began
+            run = self.runs[side] = make(case, self.x)
+            samples.clear()
+            for _ in range(2 if case.steps else 1):
+                began = time.perf_counter()
+                found = run()
+                library.wait()
+                samples.append(time.perf_counter() - began)
+            self.seconds[side] = samples[-1]
             got = as_arrays(found)
-            given = size_beside(got, x)
+            given = size_beside(got, self.x)
             return got, library.counted()[1] - counted - given, resident("VmHWM") - before - given
 
         got, counted, grown = first()
         np.savez(answers, **{n: a.ravel()[:: max(1, -(-a.size // MOST_NUMBERS) | 1)] for n, a in got.items()})
-        if self.seconds < SLOW:  # the first run also loaded code and tables: measure another
+        if self.seconds[side] < again_below:  # the first run also loaded code and tables: measure another
             del got
-            self.run = None
+            del self.runs[side]
             _, counted, grown = first()
-        return {"seconds": self.seconds, "extra": max(0, grown), "counted": max(0, counted)}
+        return {"samples": samples, "extra": max(0, grown), "counted": max(0, counted)}
 
-    def time(self, repetitions: int) -> dict[str, Any]:
-        assert self.run is not None and self.library is not None
-        calls = max(1, math.ceil(SHORTEST / self.seconds))
-        if self.seconds < SLOW:
-            self.run()
+    def time(self, side: str, repetitions: int) -> dict[str, Any]:
+        assert self.library is not None
+        run, seconds = self.runs[side], self.seconds[side]
+        calls = max(1, math.ceil(SHORTEST / seconds))
+        if seconds < BRIEF:
+            run()
             self.library.wait()
         samples = []
         started, before = time.perf_counter(), busy_seconds()
         for _ in range(repetitions):
             began = time.perf_counter()
             for _ in range(calls):
-                self.run()
+                run()
             self.library.wait()
             samples.append((time.perf_counter() - began) / calls)
-        self.seconds = min(samples)
+        self.seconds[side] = min(samples)
         wall, after = time.perf_counter() - started, busy_seconds()
         others = (after[0] - before[0]) - (after[1] - before[1])
         return {"samples": samples, "others": max(0.0, others), "wall": wall}
+
+    def release(self) -> dict[str, Any]:
+        self.runs.clear()
+        self.give_back()
+        return {}
+
+    def give_back(self) -> None:
+        assert self.library is not None
+        gc.collect()
+        self.library.give_back()
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def about() -> dict[str, str | int]:
@@ -188,11 +219,24 @@ def about() -> dict[str, str | int]:
 def main() -> None:
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints goes elsewhere
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
     side = Side()
-    does: dict[str, Callable[..., dict[str, Any]]] = {"prepare": side.prepare, "time": side.time, "about": about}
+    does: dict[str, Callable[..., dict[str, Any]]] = {
+        "about": about, "draw": side.draw, "prepare": side.prepare, "time": side.time, "release": side.release,
+    }  # fmt: skip
     for line in sys.stdin:
         request = json.loads(line)
-        replies.write(json.dumps(does[request.pop("do")](**request)) + "\n")
+        named = request.get("side")
+        try:
+            answer = does[request.pop("do")](**request)
+        except Exception as error:
+            side.runs.pop(named, None)
+            if "ATTNEDIT_TRACEBACK" in os.environ:
+                traceback.print_exc()
+            said = str(error).strip().split("\n")[0]
+            clear = said.startswith("[")  # as our own messages are
+            answer = {"failed": said if clear else f"{type(error).__name__}: {said}"}
+        replies.write(json.dumps(answer) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,32 +14,39 @@ from typing import Any
 
 import numpy as np
 from case import Array, Case, Run
-from flow.qwen3_to_mla import CONFIG, LATENT, QWEN, deepseek_config, drawn, matrix_sizes
+from flow.qwen3_to_mla import LATENT, LAYERS, QWEN, config_of, deepseek_config, drawn, filled, matrix_sizes
 
-CONTEXT, COMPUTED, LAYERS = 8192, 512, CONFIG["num_hidden_layers"]
-WINDOW, FULL = 128, (0, 4)
+WINDOW = 128
 PEER = Path(__file__).parents[2] / "python/attnedit/evaluate/transformers_peer.py"
 
 
-def read_bytes(kind: str) -> float:
+def full_layers(layers: int) -> tuple[int, ...]:
+    return tuple(range(0, layers, 4))
+
+
+def read_bytes(kind: str, layers: int, context: int) -> float:
     """Of weights and of the cache, behind the newest token."""
     grouped, latent, _, mlp = matrix_sizes()
     a_token = 2 * QWEN["num_key_value_heads"] * QWEN["head_dim"]
-    seen = CONTEXT + 1
+    seen, full = context + 1, len(full_layers(layers))
     cache = {
-        "teacher": LAYERS * seen * a_token,
-        "MLA 512+64": LAYERS * seen * (LATENT["kv_lora_rank"] + LATENT["qk_rope_head_dim"]),
-        "GateSWA 128": (len(FULL) * seen + (LAYERS - len(FULL)) * WINDOW) * a_token,
+        "teacher": layers * seen * a_token,
+        "MLA 512+64": layers * seen * (LATENT["kv_lora_rank"] + LATENT["qk_rope_head_dim"]),
+        "GateSWA 128": (full * seen + (layers - full) * WINDOW) * a_token,
     }
     attention = latent if kind.startswith("MLA") else grouped
-    return 4.0 * (LAYERS * (attention + mlp) + QWEN["hidden_size"] * QWEN["vocab_size"] + cache[kind])
+    head = QWEN["hidden_size"] * config_of(layers)["vocab_size"]
+    return 4.0 * (layers * (attention + mlp) + head + cache[kind])
 
 
 CASES = [
     Case(
-        f"Qwen3-0.6B width, 8 layers, {kind} T{CONTEXT}", "decode", {"kind": kind}, "read", read_bytes(kind),
-        ("torch transformers",), tolerance=1e-3,
+        f"Qwen3-0.6B width, {layers} layers, {kind} T{context}", "decode",
+        {"kind": kind, "layers": layers, "context": context, "computed": computed}, "read",
+        read_bytes(kind, layers, context), ("torch transformers",), tolerance=1e-3, long=True,
     )
+    # Both lengths end at one slot of the window's ring, so that what is repeated lies as if it had been computed.
+    for layers, context, computed in ((LAYERS, 8192, 512), (2, 288, 160))
     for kind in ("teacher", "MLA 512+64", "GateSWA 128")
 ]  # fmt: skip
 
@@ -47,7 +54,9 @@ CASES = [
 def inputs(case: Case) -> dict[str, Array]:
     rng = np.random.default_rng(1)
     return {
-        "prompt": rng.integers(0, QWEN["vocab_size"], (1, COMPUTED)).astype(np.int32),
+        "prompt": rng.integers(0, config_of(case.shape["layers"])["vocab_size"], (1, case.shape["computed"])).astype(
+            np.int32
+        ),
         "token": np.full(1, 7, np.int32),
     }
 
@@ -59,20 +68,21 @@ def ours(case: Case, x: Mapping[str, Array]) -> Run:
     from attnedit.models.qwen3 import decoder_config
     from attnedit.tensor import tensor
 
-    model = Decoder(decoder_config(CONFIG))
+    layers, context = case.shape["layers"], case.shape["context"]
+    model = Decoder(decoder_config(config_of(layers)))
     for name, parameter in list(model.named_parameters()):
         model.set_parameter(name, tensor(drawn(name, parameter.shape)))
     if case.shape["kind"].startswith("GateSWA"):
-        model = ae.edit(model, ae.GateSWA(WINDOW, FULL))
+        model = ae.edit(model, ae.GateSWA(WINDOW, full_layers(layers)))
     elif case.shape["kind"].startswith("MLA"):
         model = ae.edit(model, ae.MLA(**LATENT, init="random"))
         for name, parameter in list(model.named_parameters()):
             if ".self_attn." in name:
                 model.set_parameter(name, tensor(drawn(f"student.{name}", parameter.shape)))
-    cache = cached(model, x["prompt"][0], CONTEXT + 1)
+    cache = cached(model, x["prompt"][0], context + 1)
 
     def run() -> Mapping[str, Array]:
-        cache.lengths[0] = CONTEXT
+        cache.lengths[0] = context
         logits = decode(model, cache, x["token"], np.ones(1, bool))
         return {"logits": logits, "token": np.array([int(logits[0].argmax())])}
 
@@ -87,22 +97,19 @@ def in_transformers(case: Case, x: Mapping[str, Any]) -> Run:
     assert spec is not None and spec.loader is not None
     peer = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(peer)
-    kind = case.shape["kind"]
+    kind, layers, context = (case.shape[k] for k in ("kind", "layers", "context"))
     if kind.startswith("MLA"):
-        model = transformers.DeepseekV3ForCausalLM(deepseek_config("sdpa")).eval()
+        model = filled(transformers.DeepseekV3ForCausalLM, deepseek_config("sdpa", layers), {}).eval()
     else:
+        full = full_layers(layers)
         windows = {
             "use_sliding_window": True, "sliding_window": WINDOW,
-            "layer_types": ["full_attention" if i in FULL else "sliding_attention" for i in range(LAYERS)],
+            "layer_types": ["full_attention" if i in full else "sliding_attention" for i in range(layers)],
         }  # fmt: skip
-        config = transformers.Qwen3Config(**CONFIG | (windows if kind.startswith("GateSWA") else {}))
+        config = transformers.Qwen3Config(**config_of(layers) | (windows if kind.startswith("GateSWA") else {}))
         config._attn_implementation = "sdpa"
-        model = transformers.Qwen3ForCausalLM(config).eval()
-    for name, parameter in model.named_parameters():
-        ours = name.removeprefix("model.")
-        drawn_as = f"student.{ours}" if kind.startswith("MLA") and ".self_attn." in name else ours
-        parameter.data.copy_(torch.from_numpy(drawn(drawn_as, tuple(parameter.shape))))
-    cache = peer.cached(model, x["prompt"].long(), CONTEXT + 1)
+        model = filled(transformers.Qwen3ForCausalLM, config, {}).eval()
+    cache = peer.cached(model, x["prompt"].long(), context + 1)
     before = [(layer, dict(vars(layer))) for layer in cache.layers]
     token = x["token"].long()[None]
 

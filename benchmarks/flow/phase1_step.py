@@ -6,9 +6,9 @@ transformers, `eager` and sdpa. The answer is the error before the first update 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from case import Array, Case, Run, normal
 from flow.qwen3_to_mla import (
     CONFIG,
@@ -20,37 +20,40 @@ from flow.qwen3_to_mla import (
     attention_work,
     deepseek_config,
     drawn,
+    each,
     matrix_sizes,
     torch_adamw,
     torch_peers,
     torch_step,
 )
 
-ROWS, LENGTH = 2, 2048
 
-
-def work() -> float:
+def work(rows: int, length: int) -> float:
     """Products forward and to the weights; back to activations only behind the layer's first products."""
     _, latent, behind, _ = matrix_sizes()
-    return ROWS * (2.0 * LENGTH * (2 * latent + behind) + attention_work(LENGTH, KEY, LATENT["v_head_dim"], True))
+    return rows * (2.0 * length * (2 * latent + behind) + attention_work(length, KEY, LATENT["v_head_dim"], True))
 
 
-STEP = Case(
-    "one Qwen3-0.6B layer as MLA, 2 rows of T2048", "step", {}, "fma", work(),
-    ("torch eager", "torch sdpa, fused AdamW"), tolerance=1e-3,
-)  # fmt: skip
-CASES = [STEP, STEP.in_bfloat16("torch autocast")]
+def step_of(rows: int, length: int, **options: Any) -> Case:
+    return Case(
+        f"one Qwen3-0.6B layer as MLA, {rows} rows of T{length}", "step", {"rows": rows, "length": length}, "fma",
+        work(rows, length), ("torch eager",), tolerance=1e-3, steps=True, **options,
+    )  # fmt: skip
+
+
+STEP, SMALL = step_of(2, 2048), step_of(2, 64, long=True)
+CASES = [
+    STEP,
+    STEP.in_bfloat16("torch autocast"),
+    replace(STEP, peers=("torch sdpa, fused AdamW",), long=True),
+    SMALL,
+    SMALL.in_bfloat16("torch autocast"),
+]
 
 
 def inputs(case: Case) -> dict[str, Array]:
-    shape = ROWS, LENGTH, QWEN["hidden_size"]
+    shape = case.shape["rows"], case.shape["length"], QWEN["hidden_size"]
     return {"hidden": normal(shape, 1), "target": normal(shape, 2)}
-
-
-def twice(step: Any) -> Run:
-    """The run whose answer is the error of a first step, done here, and of its own."""
-    first = step()
-    return lambda: {"nmse": np.array([first, step()])}
 
 
 def ours(case: Case, x: Mapping[str, Array]) -> Run:
@@ -68,7 +71,7 @@ def ours(case: Case, x: Mapping[str, Array]) -> Run:
     norm = RMSNorm(QWEN["hidden_size"], CONFIG["rms_norm_eps"])
     norm.set_parameter("weight", full((QWEN["hidden_size"],), 1.0))
     optimizer = Optimizer(dict(attention.named_parameters()))
-    weights = full((ROWS * LENGTH,), 1.0)
+    weights = full((case.shape["rows"] * case.shape["length"],), 1.0)
 
     def step() -> float:
         with no_grad():
@@ -79,7 +82,7 @@ def ours(case: Case, x: Mapping[str, Array]) -> Run:
         optimizer.step(RATE)
         return loss.item()
 
-    return twice(step)
+    return each("nmse", step)
 
 
 def in_transformers(case: Case, x: Mapping[str, Any], kind: str, fused: bool) -> Run:
@@ -87,12 +90,12 @@ def in_transformers(case: Case, x: Mapping[str, Any], kind: str, fused: bool) ->
     from torch.nn import functional
     from transformers.models.deepseek_v3 import modeling_deepseek_v3 as stock
 
-    config = deepseek_config(kind)
+    config, length = deepseek_config(kind), case.shape["length"]
     attention = stock.DeepseekV3Attention(config, layer_idx=0)
     for name, parameter in attention.named_parameters():
         parameter.data.copy_(torch.from_numpy(drawn(name, tuple(parameter.shape))))
-    positions = stock.DeepseekV3RotaryEmbedding(config)(x["hidden"], torch.arange(LENGTH)[None])
-    causal = torch.full((LENGTH, LENGTH), float("-inf")).triu(1)[None, None] if kind == "eager" else None
+    positions = stock.DeepseekV3RotaryEmbedding(config)(x["hidden"], torch.arange(length)[None])
+    causal = torch.full((length, length), float("-inf")).triu(1)[None, None] if kind == "eager" else None
     weight = torch.ones(QWEN["hidden_size"])
     optimizer = torch_adamw(list(attention.parameters()), fused)
 
@@ -102,7 +105,7 @@ def in_transformers(case: Case, x: Mapping[str, Any], kind: str, fused: bool) ->
         loss = (y - x["target"]).pow(2).sum() / x["target"].pow(2).sum()
         return loss
 
-    return twice(torch_step(case, loss_of, optimizer))
+    return each("nmse", torch_step(case, loss_of, optimizer))
 
 
 PEERS = torch_peers(in_transformers)

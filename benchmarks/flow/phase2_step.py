@@ -13,53 +13,59 @@ from typing import Any
 import numpy as np
 from case import Array, Case, Run
 from flow.qwen3_to_mla import (
-    CONFIG,
     KEY,
     LATENT,
+    LAYERS,
     QWEN,
     RATE,
     attention_work,
+    config_of,
     deepseek_config,
     drawn,
+    each,
+    filled,
     matrix_sizes,
     torch_adamw,
     torch_peers,
     torch_step,
 )
 
-LENGTH, LAYERS = 1024, CONFIG["num_hidden_layers"]
 
-
-def work() -> float:
+def work(layers: int, length: int) -> float:
     """Products of teacher, student (forward, back to activations, to the attention's weights) and KL."""
     grouped, latent, _, mlp = matrix_sizes()
-    matrices = 2.0 * LENGTH * (grouped + mlp + 3 * latent + 2 * mlp)
+    matrices = 2.0 * length * (grouped + mlp + 3 * latent + 2 * mlp)
     head = QWEN["head_dim"]
-    scores = attention_work(LENGTH, head, head, False) + attention_work(LENGTH, KEY, LATENT["v_head_dim"], True)
-    return LAYERS * (matrices + scores) + 6.0 * LENGTH * QWEN["hidden_size"] * QWEN["vocab_size"]
+    scores = attention_work(length, head, head, False) + attention_work(length, KEY, LATENT["v_head_dim"], True)
+    return layers * (matrices + scores) + 6.0 * length * QWEN["hidden_size"] * config_of(layers)["vocab_size"]
 
 
-STEP = Case(
-    "Qwen3-0.6B width, 8 layers T1024", "step", {"recompute": False}, "fma", work(), ("torch eager",), tolerance=1e-3
-)
-RECOMPUTED = replace(STEP, name=f"{STEP.name}, blocks recomputed", shape={"recompute": True}, peers=())
+def step_of(layers: int, length: int, **options: Any) -> Case:
+    shape = {"layers": layers, "length": length, "recompute": False}
+    return Case(
+        f"Qwen3-0.6B width, {layers} layers T{length}", "step", shape, "fma", work(layers, length), ("torch eager",),
+        tolerance=1e-3, steps=True, **options,
+    )  # fmt: skip
+
+
+def recomputed(step: Case, **options: Any) -> Case:
+    return replace(step, name=f"{step.name}, blocks recomputed", shape=step.shape | {"recompute": True}, **options)
+
+
+STEP, SMALL = step_of(LAYERS, 1024), step_of(2, 32, long=True)
 CASES = [
     STEP,
-    RECOMPUTED,
     STEP.in_bfloat16("torch autocast"),
-    replace(RECOMPUTED.in_bfloat16(), long=True),
+    recomputed(STEP, peers=(), long=True),
+    recomputed(STEP, peers=(), long=True).in_bfloat16(),
     replace(STEP, peers=("torch sdpa, fused AdamW",), long=True),
+    *(case for small in (SMALL, recomputed(SMALL)) for case in (small, small.in_bfloat16("torch autocast"))),
 ]
 
 
 def inputs(case: Case) -> dict[str, Array]:
-    return {"tokens": np.random.default_rng(1).integers(0, CONFIG["vocab_size"], (1, LENGTH)).astype(np.int32)}
-
-
-def twice(step: Any) -> Run:
-    """The run whose answer is the KL of a first step, done here, and of its own."""
-    first = step()
-    return lambda: {"kl": np.array([first, step()])}
+    length, tokens = case.shape["length"], config_of(case.shape["layers"])["vocab_size"]
+    return {"tokens": np.random.default_rng(1).integers(0, tokens, (1, length)).astype(np.int32)}
 
 
 def ours(case: Case, x: Mapping[str, Array]) -> Run:
@@ -71,7 +77,7 @@ def ours(case: Case, x: Mapping[str, Array]) -> Run:
     from attnedit.models.qwen3 import decoder_config
     from attnedit.tensor import full, tensor
 
-    teacher = Decoder(decoder_config(CONFIG))
+    teacher = Decoder(decoder_config(config_of(case.shape["layers"])))
     for name, parameter in list(teacher.named_parameters()):
         teacher.set_parameter(name, tensor(drawn(name, parameter.shape)))
     student = ae.edit(teacher, ae.MLA(**LATENT, init="random"))
@@ -79,7 +85,7 @@ def ours(case: Case, x: Mapping[str, Array]) -> Run:
         if ".self_attn." in name:
             student.set_parameter(name, tensor(drawn(f"student.{name}", parameter.shape), requires_grad=True))
     optimizer = Optimizer({path: p for path, p in student.named_parameters() if p.requires_grad})
-    weights = full((LENGTH,), 1 / LENGTH)
+    weights = full((case.shape["length"],), 1 / case.shape["length"])
 
     def step() -> float:
         with ae.compute(case.dtype):
@@ -91,7 +97,7 @@ def ours(case: Case, x: Mapping[str, Array]) -> Run:
         optimizer.step(RATE)
         return loss.item()
 
-    return twice(step)
+    return each("kl", step)
 
 
 def in_transformers(case: Case, x: Mapping[str, Any], attention: str, fused: bool) -> Run:
@@ -99,22 +105,11 @@ def in_transformers(case: Case, x: Mapping[str, Any], attention: str, fused: boo
     import transformers
     from torch.nn import functional
 
-    teacher_config = transformers.Qwen3Config(**CONFIG)
+    teacher_config = transformers.Qwen3Config(**config_of(case.shape["layers"]))
     teacher_config._attn_implementation = attention
-    teacher = transformers.Qwen3ForCausalLM(teacher_config).eval()
-    student = transformers.DeepseekV3ForCausalLM(deepseek_config(attention))
-    shared = dict(teacher.named_parameters())
-    for name, parameter in shared.items():
-        parameter.data.copy_(torch.from_numpy(drawn(name.removeprefix("model."), tuple(parameter.shape))))
-        parameter.requires_grad_(False)
-    for prefix, module in list(student.named_modules()):
-        for leaf, parameter in list(module.named_parameters(recurse=False)):
-            name = f"{prefix}.{leaf}"
-            if ".self_attn." in name:
-                values = drawn(f"student.{name.removeprefix('model.')}", tuple(parameter.shape))
-                parameter.data.copy_(torch.from_numpy(values))
-            else:
-                setattr(module, leaf, shared.get(name, teacher.lm_head.weight))
+    shared: dict[str, Any] = {}
+    teacher = filled(transformers.Qwen3ForCausalLM, teacher_config, shared).eval()
+    student = filled(transformers.DeepseekV3ForCausalLM, deepseek_config(attention, case.shape["layers"]), shared)
     optimizer = torch_adamw([p for p in student.parameters() if p.requires_grad], fused)
     batch = x["tokens"].long()
 
@@ -125,7 +120,7 @@ def in_transformers(case: Case, x: Mapping[str, Any], attention: str, fused: boo
         loss = functional.kl_div(logs, theirs, reduction="batchmean", log_target=True)
         return loss
 
-    return twice(torch_step(case, loss_of, optimizer))
+    return each("kl", torch_step(case, loss_of, optimizer))
 
 
 PEERS = torch_peers(in_transformers)

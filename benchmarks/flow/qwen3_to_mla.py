@@ -1,14 +1,16 @@
-"""What the two whole steps share: Qwen3-0.6B's width, its latent form, and weights that every side draws alike."""
+"""What the whole steps share: Qwen3-0.6B's width, its latent form, and weights that every side draws alike."""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from case import SHAPES, Array, Case, normal
+import numpy as np
+from case import SHAPES, Array, Case, Run, normal
 
 QWEN, M = SHAPES["Qwen3-0.6B"], SHAPES["Qwen3-0.6B as MLA"]
+LAYERS, SMALL_VOCABULARY = 8, 2048  # of the step that is measured, of the one that only checks answers
 CONFIG: dict[str, Any] = QWEN | {
-    "model_type": "qwen3", "num_hidden_layers": 8, "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1e6,
+    "model_type": "qwen3", "num_hidden_layers": LAYERS, "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1e6,
     "max_position_embeddings": 40_960, "attention_bias": False, "tie_word_embeddings": True,
 }  # fmt: skip
 LATENT = {key: M[key] for key in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")}
@@ -39,16 +41,45 @@ def attention_work(time: int, key: int, value: int, backward: bool) -> float:
     return 2 * pairs * (4 * key + 3 * value if backward else key + value)
 
 
-def deepseek_config(attention: str) -> Any:
+def config_of(layers: int) -> dict[str, Any]:
+    """The teacher's; one of fewer layers than the measured one has fewer tokens too."""
+    return CONFIG | {"num_hidden_layers": layers} | ({"vocab_size": SMALL_VOCABULARY} if layers < LAYERS else {})
+
+
+def deepseek_config(attention: str, layers: int = LAYERS) -> Any:
     """The stock class of transformers for the student, its kind of attention eager or sdpa."""
     import transformers
 
-    shared = {key: value for key, value in CONFIG.items() if key not in ("model_type", "head_dim")}
+    shared = {key: value for key, value in config_of(layers).items() if key not in ("model_type", "head_dim")}
     config = transformers.DeepseekV3Config(
-        **shared | LATENT | {"num_key_value_heads": HEADS, "q_lora_rank": None, "first_k_dense_replace": 8}
+        **shared | LATENT | {"num_key_value_heads": HEADS, "q_lora_rank": None, "first_k_dense_replace": layers}
     )
     config._attn_implementation = attention
     return config
+
+
+def filled(kind: Callable[[Any], Any], config: Any, shared: dict[str, Any]) -> Any:
+    """A model of transformers with the weights that ours draws: frozen ones, which `shared` keeps for the next model,
+    and the latent attention's own, which train. Built without numbers: its own drawing would take longer than a step.
+    """
+    import torch
+
+    with torch.device("meta"):
+        model = kind(config)
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)  # its tables are no parameters
+    latent = hasattr(config, "kv_lora_rank")
+    for prefix, module in model.named_modules():
+        for leaf, parameter in list(module.named_parameters(recurse=False)):
+            name = f"{prefix}.{leaf}".removeprefix("model.").replace("lm_head", "embed_tokens")
+            own = latent and ".self_attn." in name
+            value = None if own else shared.get(name)
+            if value is None:
+                values = torch.from_numpy(drawn(f"student.{name}" if own else name, tuple(parameter.shape)))
+                value = torch.nn.Parameter(values, requires_grad=own)
+            if not own:
+                shared[name] = value
+            setattr(module, leaf, value)
+    return model
 
 
 def torch_adamw(parameters: list[Any], fused: bool) -> Any:
@@ -72,6 +103,17 @@ def torch_step(case: Case, loss_of: Callable[[], Any], optimizer: Any) -> Callab
         return float(loss.item())
 
     return step
+
+
+def each(name: str, step: Callable[[], float]) -> Run:
+    """The run whose answer is what every step so far has said: behind the second, from before and after an update."""
+    said: list[float] = []
+
+    def run() -> Mapping[str, Any]:
+        said.append(step())
+        return {name: np.array(said)}
+
+    return run
 
 
 def torch_peers(build: Callable[..., Any]) -> dict[str, Callable[..., Any]]:

@@ -12,18 +12,20 @@ from case import SHAPES, Array, Case, Run, empty, normal, torch_run, zeros
 PRODUCTS = {"loss": 1, "loss+dH": 2, "loss+dH+dW": 3}
 
 
-def cases_of(model: str, tokens: int, directions: tuple[str, ...], **options: Any) -> list[Case]:
+def cases_of(
+    model: str, tokens: int, directions: tuple[str, ...], vocabulary: int | None = None, **options: Any
+) -> list[Case]:
     m = SHAPES[model]
-    shape = {"N": tokens, "D": m["hidden_size"], "V": m["vocab_size"]}
+    shape = {"N": tokens, "D": m["hidden_size"], "V": vocabulary or m["vocab_size"]}
     work = 2.0 * shape["N"] * shape["D"] * shape["V"]
     name = f"{model} T{tokens} V{shape['V']}"
     return [Case(name, d, shape, "fma", PRODUCTS[d] * work, ("torch cross_entropy",), **options) for d in directions]
 
 
 CASES = [
-    *cases_of("demo teacher", 512, ("loss", "loss+dH", "loss+dH+dW")),
-    *cases_of("Qwen3-0.6B", 512, ("loss+dH",)),
-    *cases_of("Qwen3-0.6B", 512, ("loss", "loss+dH+dW"), long=True),
+    *cases_of("demo teacher", 512, ("loss", "loss+dH", "loss+dH+dW"), long=True),
+    *cases_of("Qwen3-0.6B", 512, ("loss+dH",), 32768),
+    *cases_of("Qwen3-0.6B", 512, ("loss", "loss+dH", "loss+dH+dW"), long=True),
 ]
 
 

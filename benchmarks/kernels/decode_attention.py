@@ -17,6 +17,7 @@ CASES = [
     Case(
         f"{MODEL} B{b} {kind}{t}{' bf16 cache' if half else ''}", "forward", {"B": b, "T": t, "half": half}, "read",
         (4.0 - 2 * half) * b * t * 2 * G * K, TORCH, "bfloat16" if half else "float32", 4e-2 if half else 1e-4,
+        long=(kind, t) == ("T", 4096),
     )
     for b, kind, t in ((1, "W", 512), (8, "W", 512), (1, "T", 4096), (8, "T", 4096), (1, "T", 32768))
     for half in (False, True)

@@ -13,7 +13,7 @@ WIDTH = SHAPES["Qwen3-0.6B"]["hidden_size"]
 CASES = [
     Case(
         f"Qwen3-0.6B {loss} T{t}", "loss+gradient", {"T": t, "D": WIDTH, "loss": loss}, "copy", 12.0 * t * WIDTH,
-        ("torch as written",),
+        ("torch as written",), long=t < 16384,
     )
     for loss in ("mse", "cosine")
     for t in (2048, 16384)

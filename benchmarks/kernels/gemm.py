@@ -25,6 +25,7 @@ FLOAT32 = [
     Case(
         f"{model} {projection} T{t}", direction, {"T": t, "I": i, "O": o}, "fma", 2.0 * t * i * o * products,
         ("torch linear", "numpy matmul"),
+        long=direction == "forward" or model == "demo teacher" or projection in ("down_proj", "kv_a_proj"),
     )
     for (model, projection), (t, i, o) in PROJECTIONS.items()
     for direction, products in (("forward", 1), ("f+b", 3))

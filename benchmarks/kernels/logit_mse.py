@@ -11,15 +11,15 @@ import numpy as np
 from case import SHAPES, Array, Case, Run, empty, normal, torch_run
 
 
-def case_of(model: str, tokens: int) -> Case:
+def case_of(model: str, tokens: int, **options: Any) -> Case:
     m = SHAPES[model]
     shape = {"N": tokens, "D": m["hidden_size"], "V": m["vocab_size"]}
     name = f"{model} T{tokens} V{shape['V']}"
     work = 2.0 * tokens * shape["D"] ** 2
-    return Case(name, "loss+dH", shape, "fma", work, ("torch logits, mse_loss",))
+    return Case(name, "loss+dH", shape, "fma", work, ("torch logits, mse_loss",), **options)
 
 
-CASES = [case_of("demo teacher", 512), case_of("Qwen3-0.6B", 512)]
+CASES = [case_of("demo teacher", 512, long=True), case_of("Qwen3-0.6B", 512)]
 
 
 def inputs(case: Case) -> dict[str, Array]:

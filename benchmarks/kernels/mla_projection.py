@@ -19,7 +19,7 @@ FLOATS = {  # a token's: (step, direction)
 CASES = [
     Case(
         f"Qwen3-0.6B as MLA {step} T{t}", direction, {"T": t, "step": step}, "copy",
-        4.0 * t * FLOATS[step, direction], ("torch as models write it",),
+        4.0 * t * FLOATS[step, direction], ("torch as models write it",), long=direction == "forward",
     )
     for step, times in (("compress", (2048, 16384)), ("expand", (1024, 4096)))
     for t in times

@@ -16,6 +16,7 @@ BACKWARD = 2 * EXPERTS + WIDTH * (2 + 5 * PICKED)
 CASES = [
     Case(
         f"Qwen3-30B-A3B T{t}", direction, {"T": t}, "copy", 4.0 * t * numbers, ("torch as models write it",),
+        long=direction == "forward",
     )
     for t in (128, 2048)
     for direction, numbers in (("forward", FORWARD), ("f+b", FORWARD + BACKWARD))

@@ -16,7 +16,7 @@ FORMS = {  # head size, rotated from, interleaved
 CASES = [
     Case(
         f"{model} T{t}", direction, {"T": t, "H": 16, "K": width, "offset": offset, "interleaved": interleaved}, "copy",
-        4.0 * t * 16 * width * streams, ("torch as models write it",),
+        4.0 * t * 16 * width * streams, ("torch as models write it",), long=direction == "forward",
     )
     for model, (width, offset, interleaved) in FORMS.items()
     for t in (1024, 8192)

@@ -9,7 +9,7 @@ WIDTH = SHAPES["Qwen3-0.6B"]["intermediate_size"]
 CASES = [
     Case(
         f"Qwen3-0.6B T{t}", direction, {"T": t, "D": WIDTH}, "copy", 4.0 * t * WIDTH * streams,
-        ("torch as models write it",),
+        ("torch as models write it",), long=direction == "forward",
     )
     for t in (512, 8192)
     for direction, streams in (("forward", 3), ("f+b", 8))
