@@ -17,6 +17,9 @@ app = typer.Typer(
 
 RecipePath = Annotated[Path, typer.Argument(help="the recipe, a YAML file")]
 ModelPath = Annotated[Path, typer.Argument(help="a Hugging Face folder")]
+PeerPython = Annotated[
+    str, typer.Option(envvar="ATTNEDIT_PEER_PYTHON", help="the interpreter that has torch and transformers")
+]
 
 
 @app.command()
@@ -71,6 +74,7 @@ def evaluate(
     sequence_length: Annotated[
         int | None, typer.Option(help="documents are cut here, default: 2048 or less; the longest made task", min=2)
     ] = None,
+    python: PeerPython = sys.executable,
 ) -> None:
     """Compare two models on held-out text (NLL, KL, top-1 agreement), on tasks, or how they decode. Prints JSON."""
     from dataclasses import asdict
@@ -83,7 +87,7 @@ def evaluate(
 
     if not (text or tasks or decode):
         raise ValueError("[evaluate] --text, --tasks or --decode must be given")
-    found = compare_decoding(student, teacher) if decode else {}
+    found = compare_decoding(student, teacher, python) if decode else {}
     if not (text or tasks):
         print(json.dumps(found, indent=1))
         return
@@ -180,9 +184,7 @@ def export(
     format: Annotated[str, typer.Option(help="attnedit, or the model_type of a stock class")] = "attnedit",
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: as stored")] = None,
     verify: Annotated[str | None, typer.Option(help="transformers: load it in the stock class and compare")] = None,
-    python: Annotated[
-        str, typer.Option(envvar="ATTNEDIT_PEER_PYTHON", help="the interpreter that has transformers")
-    ] = sys.executable,
+    python: PeerPython = sys.executable,
 ) -> None:
     """Write a model in another format; refused where the format cannot hold it exactly."""
     from attnedit.export import export_run_or_folder
