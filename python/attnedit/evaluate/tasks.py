@@ -108,6 +108,11 @@ def _named(asked: str | Path) -> tuple[str, Path]:
 
 def _made(name: str, path: Path, tokenizer: Tokenizer, lengths: list[int], items: int, seed: int) -> Iterator[Task]:
     text = text_tokens(path, tokenizer)
+    if len(text) < lengths[-1]:  # repeated it would be another task: the model has read it all before
+        raise ValueError(
+            f"[tasks] {name}: {path} must have at least {lengths[-1]} tokens, as the longest item, got {len(text)}; "
+            "a longer text, or a smaller sequence_length"
+        )
     for length in lengths:
         if name == "needle":
             yield _task(f"needle_{length}", needle(text, tokenizer, length, items, seed), tokenizer, length)

@@ -123,7 +123,7 @@ def asked(tmp_path: Path) -> list[str]:
     arc = write(tmp_path / "arc_tiny.jsonl", *items)
     last = write(tmp_path / "last.jsonl", *({"text": " ".join(rng.choice(some, 7))} for _ in range(5)))
     corpus = tmp_path / "corpus.txt"
-    corpus.write_text(words(3, 5))
+    corpus.write_text(words(60, 5))
     return [str(arc), f"lambada={last}", f"repeat_copy={corpus}"]
 
 
@@ -214,6 +214,8 @@ def test_what_is_too_long_loses_its_beginning(folders: tuple[Path, Path], tmp_pa
         ("absent.jsonl", "[tasks] absent.jsonl must be a file, a folder, or NAME=FILE"),
         ("arc=absent.jsonl", "[tasks] arc: absent.jsonl must be a file"),
         ("needle={corpus}", "[tasks] needle_64 item 1 needs "),
+        ("needle={short}", "short.txt must have at least 64 tokens, as the longest item, got "),
+        ("repeat_copy={short}", "short.txt must have at least 64 tokens, as the longest item, got "),
         ("{long}", "long.jsonl line 2 must fit the models' context of 64 tokens, "),
         ("{empty}", "empty must hold a .jsonl or .json file, got none"),
     ],
@@ -223,7 +225,10 @@ def test_bad_tasks_are_one_line(
 ) -> None:
     (tmp_path / "empty").mkdir()
     long = write(tmp_path / "long.jsonl", {"text": "the tree"}, {"text": "the " + "tree" * 90})
-    names = {"corpus": tmp_path / "corpus.txt", "long": long, "empty": tmp_path / "empty"}
+    (tmp_path / "short.txt").write_text("the tree runs")
+    names = {name: tmp_path / f"{name}.txt" for name in ("corpus", "short")} | {
+        "long": long, "empty": tmp_path / "empty",
+    }  # fmt: skip
     tokenizer = Tokenizer(folders[1])
     with pytest.raises((ValueError, OSError), match=re.escape(said)) as raised:
         read_tasks([task.format(**names)], tokenizer, 64)
