@@ -147,6 +147,10 @@ def test_both_models_side_by_side(folders: tuple[Path, Path], asked: list[str]) 
     p, n = compared["arc_tiny"].teacher["acc"].value, 12
     assert 0 < p < 1 and compared["arc_tiny"].teacher["acc"].stderr == pytest.approx(math.sqrt(p * (1 - p) / (n - 1)))
     assert evaluate_tasks(teacher, teacher, tokenizer, asked)["arc_tiny"].difference["acc"].stderr == 0
+    # Of many items with little spread it is exp(-mean) times the mean's; of others there is no formula.
+    spread = np.random.default_rng(0).normal(-2, 0.3, (2, 4000))
+    errors = [score.stderr for score in task_scores._perplexities(spread[0], spread[0] + 0.01 * spread[1])]
+    assert errors[0] == pytest.approx(math.exp(2) * 0.3 / math.sqrt(4000), rel=0.05) and errors[2] < errors[0] / 20
     alone = evaluate_tasks(teacher, teacher, tokenizer, asked[:1], limit=1)["arc_tiny"]
     assert alone.items == 1 and alone.teacher["acc"].stderr is None
     table = task_table(compared).splitlines()
@@ -166,7 +170,9 @@ def test_a_hopeless_perplexity_is_no_error(
     compared = evaluate_tasks(teacher, teacher, Tokenizer(folders[1]), asked[1:2])
     assert "| perplexity | inf | inf | +nan |" in task_table(compared)
     found = json.loads(json.dumps(summary(compared), allow_nan=False))
-    assert found["tasks"]["lambada"]["student"] == {"acc": 0, "acc_stderr": 0, "perplexity": None}
+    assert found["tasks"]["lambada"]["student"] == {
+        "acc": 0, "acc_stderr": 0, "perplexity": None, "perplexity_stderr": None,
+    }  # fmt: skip
 
 
 def test_the_command(

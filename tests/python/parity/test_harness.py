@@ -14,7 +14,7 @@ from lm_eval.tasks import TaskManager  # noqa: E402
 import attnedit as ae  # noqa: E402
 from attnedit.data import Tokenizer  # noqa: E402
 from attnedit.evaluate.loglikelihood import likelihoods  # noqa: E402
-from attnedit.evaluate.task_scores import evaluate_tasks  # noqa: E402
+from attnedit.evaluate.task_scores import RESAMPLES, evaluate_tasks  # noqa: E402
 from attnedit.evaluate.tasks import read_tasks  # noqa: E402
 from attnedit.harness import AttnEditLM  # noqa: E402
 from attnedit.models import load  # noqa: E402
@@ -74,7 +74,7 @@ def harness(model: Any, files: dict[str, Path]) -> dict[str, Any]:
         for name, path in files.items()
     ]  # fmt: skip
     manager = TaskManager(include_defaults=False)  # reading its own thousands of tasks takes longer than all the rest
-    found = lm_eval.simple_evaluate(model=model, tasks=tasks, bootstrap_iters=10, task_manager=manager)
+    found = lm_eval.simple_evaluate(model=model, tasks=tasks, bootstrap_iters=RESAMPLES, task_manager=manager)
     assert found is not None
     return found  # type: ignore[no-any-return]
 
@@ -95,8 +95,8 @@ def check(judged: Any, folder: Path, files: dict[str, Path]) -> None:
         figures = theirs["results"][task.name]
         for metric, score in ours[task.name].teacher.items():
             assert figures[f"{metric},none"] == pytest.approx(score.value, rel=1e-3), (task.name, metric)
-            if metric != "perplexity":
-                assert figures[f"{metric}_stderr,none"] == pytest.approx(score.stderr, abs=1e-3), (task.name, metric)
+            near = {"rel": 1e-3} if metric == "perplexity" else {"abs": 1e-3}
+            assert figures[f"{metric}_stderr,none"] == pytest.approx(score.stderr, **near), (task.name, metric)
     assert len({score.value for task in ours.values() for score in task.teacher.values()}) > 2  # they differ
 
 
