@@ -113,20 +113,35 @@ def evaluate(
     print(json.dumps(found, indent=1))
 
 
+def utf8(given: Any) -> Any:
+    """What the shell passed on as text; bytes that are not UTF-8 come as halves of surrogate pairs."""
+    try:
+        "".join(given or []).encode()
+    except UnicodeEncodeError:
+        raise typer.BadParameter("it must be UTF-8") from None
+    return given
+
+
 @app.command()
 def generate(
     model: ModelPath,
-    prompt: Annotated[list[str] | None, typer.Option(help="text to continue; several are a batch")] = None,
-    chat: Annotated[str | None, typer.Option(help="what a user says, for the model's chat template")] = None,
-    system: Annotated[str | None, typer.Option(help="with --chat: the system message")] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="text to continue; several are a batch", callback=utf8)
+    ] = None,
+    chat: Annotated[
+        str | None, typer.Option(help="what a user says, for the model's chat template", callback=utf8)
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="with --chat: the system message", callback=utf8)] = None,
     messages: Annotated[Path | None, typer.Option(help="a conversation: a JSON list of {role, content}")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="how many to add at most; 128", min=1)] = None,
     temperature: Annotated[float | None, typer.Option(help="0: greedy, which is the default")] = None,
     top_k: Annotated[int | None, typer.Option(help="sample among the k likeliest tokens; 0: all")] = None,
     top_p: Annotated[float | None, typer.Option(help="among the fewest that have this probability together")] = None,
     seed: Annotated[int, typer.Option(help="for sampling", min=0)] = 0,
-    stop: Annotated[list[str] | None, typer.Option(help="end before this text; several times for several")] = None,
-    stop_token: Annotated[list[str] | None, typer.Option(help="end at this token, by its name")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="end before this text; several times for several", callback=utf8)
+    ] = None,
+    stop_token: Annotated[list[str] | None, typer.Option(help="end at this token, by its name", callback=utf8)] = None,
     cache_dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16")] = "float32",
 ) -> None:
     """Continue a prompt, or answer in a chat; the text comes as it is made.
@@ -138,8 +153,12 @@ def generate(
     from attnedit.generate import stream
     from attnedit.generate.show import show
 
-    if sum(given is not None for given in (prompt, chat, messages)) != 1:
-        raise ValueError("[generate] one of --prompt, --chat and --messages must be given")
+    ways = {"--prompt": prompt, "--chat": chat, "--messages": messages}
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) != 1:
+        raise ValueError(f"[generate] one of {', '.join(ways)} must be given, got {' and '.join(given) or 'none'}")
+    if system is not None and chat is None:
+        raise ValueError(f"[generate] --system must come with --chat, got {given[0]}")
     tokenizer = Tokenizer(model)
     conversation = read_messages(messages, chat, system)
     prompts: list[Any] = [*prompt] if prompt else [tokenizer.apply_chat_template(conversation)]

@@ -290,7 +290,13 @@ def test_the_command_refuses_in_one_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for arguments, message in (
-        ((), "[generate] one of --prompt, --chat and --messages must be given"),
+        ((), "[generate] one of --prompt, --chat, --messages must be given, got none"),
+        (
+            ("--prompt", "a", "--chat", "b"),
+            "[generate] one of --prompt, --chat, --messages must be given, got --prompt and --chat",
+        ),
+        (("--prompt", "a", "--system", "b"), "[generate] --system must come with --chat, got --prompt"),
+        (("--prompt", "a", "--stop", "\udcff"), "Invalid value for '--stop': it must be UTF-8"),
         (("--prompt", "a", "--stop-token", "<|no|>"), "[tokenizer] token '<|no|>' is not in the vocabulary"),
         (("--chat", "hello"), f"[chat template] {folder} must hold chat_template.jinja"),
     ):
