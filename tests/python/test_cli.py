@@ -45,6 +45,20 @@ def test_a_wrong_instruction_set_is_told_before_anything_is_read() -> None:
     assert done.stderr.startswith("attnedit: [ATTNEDIT_ISA] must be portable, avx2, ") and "got mmx" in done.stderr
 
 
+def test_without_the_harness_its_adapter_says_so() -> None:
+    """An error to catch for who imports it, one line for who runs it."""
+    absent = "import runpy, sys; sys.modules['lm_eval'] = None\n"
+    caught = "try:\n import attnedit.harness\nexcept ModuleNotFoundError as error:\n sys.exit(f'caught: {error}')"
+    for code, begin in (
+        (caught, "caught: "),
+        ("runpy.run_module('attnedit.harness', run_name='__main__')", "attnedit: "),
+    ):
+        done = subprocess.run([sys.executable, "-c", absent + code], capture_output=True, text=True)
+        (line,) = done.stderr.splitlines()
+        assert done.returncode == 1 and line.startswith(f"{begin}lm-evaluation-harness is not installed (")
+        assert line.endswith("pip install 'attnedit[eval]'")
+
+
 def test_the_table_leaves_out_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text").mkdir()
     with pytest.raises(FileNotFoundError, match=r"report\.json is missing"):

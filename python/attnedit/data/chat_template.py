@@ -25,7 +25,7 @@ class ChatTemplate:
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         """config: the folder's tokenizer_config.json."""
-        self._source = _source(folder, config)
+        self.source = _source(folder, config)
         self._special = {key: _content(config[key]) for key in SPECIAL if config.get(key) is not None}
 
     def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **more: Any) -> str:
@@ -47,7 +47,7 @@ class ChatTemplate:
         said = {"messages": [dict(message) for message in messages], "add_generation_prompt": add_generation_prompt}
         variables = {"tools": None, "documents": None} | self._special | more | said
         try:
-            asked = json.dumps({"source": self._source, "variables": variables, "limits": LIMITS})
+            asked = json.dumps({"source": self.source, "variables": variables, "limits": LIMITS})
             json.dumps(variables, ensure_ascii=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"[chat template] messages and variables must be as JSON has them: {error}") from None
