@@ -10,13 +10,25 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from attnedit import runtime
+
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
     help="Edit a trained language model's attention into MLA or gated sliding-window attention, on a CPU.",
 )  # fmt: skip
 
+
+def model_folder(given: Path) -> Path:
+    """A run is no model, but holds one."""
+    if not (given / "config.json").exists() and (given / "provenance.json").is_file():
+        if (given / "student").is_dir():
+            raise typer.BadParameter(f"{given} is a run: give {given / 'student'}")
+        raise typer.BadParameter(f"{given} is a run without a student yet: the convert command finishes it")
+    return given
+
+
 RecipePath = Annotated[Path, typer.Argument(help="the recipe, a YAML file")]
-ModelPath = Annotated[Path, typer.Argument(help="a Hugging Face folder")]
+ModelPath = Annotated[Path, typer.Argument(help="a Hugging Face folder", callback=model_folder)]
 PeerPython = Annotated[
     str, typer.Option(envvar="ATTNEDIT_PEER_PYTHON", help="the interpreter that has torch and transformers")
 ]
@@ -62,7 +74,7 @@ def plan(
 @app.command()
 def evaluate(
     student: ModelPath,
-    teacher: Annotated[Path, typer.Option(help="the folder to compare with")],
+    teacher: Annotated[Path, typer.Option(help="the folder to compare with", callback=model_folder)],
     text: Annotated[list[Path] | None, typer.Option(help="held-out text files")] = None,
     tasks: Annotated[
         list[str] | None,
@@ -181,11 +193,18 @@ def info(model: ModelPath) -> None:
     from attnedit.models.load import read_config
     from attnedit.nn import GateSWAConfig
 
-    config = read_config(Checkpoint.open(model))
+    checkpoint = Checkpoint.open(model)
+    config = read_config(checkpoint)
     decoder = Decoder(config)
+    stored = sorted({checkpoint.dtype(name).name for name in checkpoint.names()})
     print(decoder)
     print(f"vocabulary {config.vocab_size:,}, hidden {config.hidden_size}, rope {config.rope.rope_type} "
-          f"{config.rope.rope_theta:g}, {config.kv_numbers(1):,} cached numbers a token")  # fmt: skip
+          f"{config.rope.rope_theta:g}, {config.kv_numbers(1):,} cached numbers a token, weights in "
+          f"{' and '.join(stored)}")  # fmt: skip
+    if config.moe is not None:
+        sparse = sum(map(config.moe.sparse, range(config.num_hidden_layers)))
+        print(f"experts {config.moe.num_experts}, {config.moe.num_experts_per_tok} a token, "
+              f"in {sparse} of {config.num_hidden_layers} layers")  # fmt: skip
     gated = [layer for layer in config.attention if isinstance(layer, GateSWAConfig)]
     if gated:
         windows = sorted({layer.sliding_window for layer in gated if layer.sliding_window is not None})
@@ -217,11 +236,11 @@ def table(runs: Annotated[list[Path], typer.Argument(help="run folders")]) -> No
     from attnedit.checkpoint import read_object
     from attnedit.evaluate.report import table as side_by_side
 
-    finished = [run for run in runs if not run.is_dir() or (run / "report.json").exists()]
-    if finished:
-        for run in set(runs) - set(finished):
+    other = [run for run in runs if run.is_dir() and not (run / "report.json").exists()]
+    if len(other) < len(runs):
+        for run in other:
             warnings.warn(f"left out: {run} is no finished run", stacklevel=1)
-        runs = finished
+        runs = [run for run in runs if run not in other]
     short = len({run.name for run in runs}) == len(runs)
     reports: dict[str, Any] = {run.name if short else str(run): read_object(run / "report.json") for run in runs}
     try:
@@ -235,11 +254,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
-        if "ATTNEDIT_ISA" in os.environ:  # a wrong one is told before anything is read or written
-            from attnedit import runtime
-
-            runtime.instruction_set()
-        code = app(standalone_mode=False)  # typer turns Ctrl-C into 130
+        runtime.instruction_set()  # a wrong ATTNEDIT_ISA is told before anything is read or written
+        code = app(standalone_mode=False)  # typer turns Ctrl-C into 130, and a pipe that nobody reads into 1
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would flush again, and complain
+        code = 1
     except KeyboardInterrupt:  # where typer is not looking: while it starts and ends
         code = 130
     except Exception as error:
