@@ -28,7 +28,9 @@ def model_folder(given: Path) -> Path:
 
 
 RecipePath = Annotated[Path, typer.Argument(help="the recipe, a YAML file")]
-ModelPath = Annotated[Path, typer.Argument(help="a Hugging Face folder", callback=model_folder)]
+ModelPath = Annotated[
+    Path, typer.Argument(help="a Hugging Face folder", callback=model_folder, exists=True, file_okay=False)
+]
 PeerPython = Annotated[
     str, typer.Option(envvar="ATTNEDIT_PEER_PYTHON", help="the interpreter that has torch and transformers")
 ]
@@ -74,7 +76,9 @@ def plan(
 @app.command()
 def evaluate(
     student: ModelPath,
-    teacher: Annotated[Path, typer.Option(help="the folder to compare with", callback=model_folder)],
+    teacher: Annotated[
+        Path, typer.Option(help="the folder to compare with", callback=model_folder, exists=True, file_okay=False)
+    ],
     text: Annotated[list[Path] | None, typer.Option(help="held-out text files")] = None,
     tasks: Annotated[
         list[str] | None,
@@ -145,11 +149,11 @@ def generate(
     ] = None,
     system: Annotated[str | None, typer.Option(help="with --chat: the system message", callback=utf8)] = None,
     messages: Annotated[Path | None, typer.Option(help="a conversation: a JSON list of {role, content}")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="how many to add at most; 128", min=1)] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="how many to add at most; 128")] = None,
     temperature: Annotated[float | None, typer.Option(help="0: greedy, which is the default")] = None,
     top_k: Annotated[int | None, typer.Option(help="sample among the k likeliest tokens; 0: all")] = None,
     top_p: Annotated[float | None, typer.Option(help="among the fewest that have this probability together")] = None,
-    seed: Annotated[int, typer.Option(help="for sampling", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="for sampling")] = 0,
     stop: Annotated[
         list[str] | None, typer.Option(help="end before this text; several times for several", callback=utf8)
     ] = None,

@@ -15,7 +15,9 @@ from attnedit.evaluate.tasks import GROUPS, Item, Task, read_tasks
 from attnedit.models import Decoder
 from attnedit.tensor import Array
 
-RESAMPLES, BY_A_SEED = 10_000, 1000  # of the items, for a standard error that has no formula
+# Of the items, for a standard error that has no formula; the harness's, and how many it draws by one seed.
+RESAMPLES, BY_A_SEED = 100_000, 1000
+DRAWN_AT_ONCE = 2**20  # items
 
 
 @dataclass(frozen=True)
@@ -136,10 +138,13 @@ def _perplexities(teacher: Array, student: Array) -> list[Score]:
     """exp(- mean log-likelihood); the difference's error is of both models on the same resampled items."""
     both, parts = np.stack([teacher, student]), []
     for seed in range(RESAMPLES // BY_A_SEED):
-        # The draws of Python's random.Random(seed).choices, which the harness calls: with its bootstrap_iters at
-        # RESAMPLES the errors are the same. Where scores spread over powers of ten, other draws give other errors.
-        drawn = np.random.RandomState([seed]).random_sample((BY_A_SEED, len(teacher))) * len(teacher)
-        parts.append(both[:, drawn.astype(np.intp)].mean(-1))
+        # The draws of Python's random.Random(seed).choices, which the harness calls, so the errors are the same.
+        # Where scores spread over powers of ten, as those of small models do, other draws would give other errors.
+        draws, many = np.random.RandomState([seed]), max(1, DRAWN_AT_ONCE // len(teacher))
+        for begin in range(0, BY_A_SEED, many):
+            drawn = draws.random_sample((min(many, BY_A_SEED - begin), len(teacher))) * len(teacher)
+            places = drawn.astype(np.intp)
+            parts.append([each.take(places).mean(-1) for each in both])
     with np.errstate(over="ignore", invalid="ignore"):  # a model may have no idea of long answers
         values, resampled = np.exp(-both.mean(-1)), np.exp(-np.concatenate(parts, 1))
         values, resampled = (np.concatenate([each, each[1:] - each[:1]]) for each in (values, resampled))
@@ -196,5 +201,5 @@ def task_table(compared: Mapping[str, TaskComparison]) -> str:
 
 
 def _cell(score: Score, sign: str = "") -> str:
-    form = f"{sign}.4f" if abs(score.value) < 1e5 else f"{sign}.3e"
-    return f"{score.value:{form}}" + ("" if score.stderr is None else f" ± {score.stderr:.4f}")
+    value, error = (".4f" if abs(number or 0) < 1e5 else ".3e" for number in (score.value, score.stderr))
+    return f"{score.value:{sign}{value}}" + ("" if score.stderr is None else f" ± {score.stderr:{error}}")

@@ -15,7 +15,7 @@ from lm_eval.tasks import TaskManager  # noqa: E402
 import attnedit as ae  # noqa: E402
 from attnedit.data import Tokenizer  # noqa: E402
 from attnedit.evaluate.loglikelihood import likelihoods  # noqa: E402
-from attnedit.evaluate.task_scores import RESAMPLES, evaluate_tasks  # noqa: E402
+from attnedit.evaluate.task_scores import evaluate_tasks  # noqa: E402
 from attnedit.evaluate.tasks import read_tasks  # noqa: E402
 from attnedit.harness import AttnEditLM  # noqa: E402
 from attnedit.models import load  # noqa: E402
@@ -75,7 +75,7 @@ def harness(model: Any, files: dict[str, Path], **more: Any) -> dict[str, Any]:
         for name, path in files.items()
     ]  # fmt: skip
     manager = TaskManager(include_defaults=False)  # reading its own thousands of tasks takes longer than all the rest
-    found = lm_eval.simple_evaluate(model=model, tasks=tasks, bootstrap_iters=RESAMPLES, task_manager=manager, **more)
+    found = lm_eval.simple_evaluate(model=model, tasks=tasks, task_manager=manager, **more)
     assert found is not None
     return found  # type: ignore[no-any-return]
 
