@@ -88,7 +88,7 @@ def test_a_run_is_told_from_a_model(tmp_path: Path) -> None:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text("{}")
     for name, said in (("run", f"give {tmp_path / 'run/student'}"), ("begun", "the convert command finishes it")):
-        for verb in (("info",), ("generate", "--prompt", "a"), ("evaluate", "--decode", "--teacher", "nowhere")):
+        for verb in (("info",), ("generate", "--prompt", "a"), ("evaluate", "--decode", "--teacher", tmp_path)):
             done = subprocess.run(attnedit(*verb, tmp_path / name), capture_output=True, text=True)
             assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
 
