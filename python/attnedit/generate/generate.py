@@ -56,6 +56,8 @@ def stream(
     """`generate` as it goes: a Piece for every token of every sequence. Who stops early has what came so far."""
     if not isinstance(model, Decoder):
         raise TypeError(f"[generate] model must be a Decoder, as load gives it, got {shown(model)}")
+    if not isinstance(tokenizer, Tokenizer | None):
+        raise TypeError(f"[generate] tokenizer must be a data.Tokenizer, got {shown(tokenizer)}")
     options = Options.of(
         max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, eos_token_id=eos_token_id,
         seed=seed, stop=stop, cache_dtype=cache_dtype,
@@ -167,9 +169,12 @@ def _tokens(model: Decoder, prompts: Sequence[str | Array], tokenizer: Tokenizer
             except UnicodeEncodeError:
                 raise ValueError(f"[generate] prompt {i} must be Unicode text, got {shown(prompt)}") from None
             prompt = tokenizer.encode_documents([prompt])[0]
-        ids = np.asarray(prompt)
+        try:
+            ids = np.asarray(prompt)
+        except ValueError:  # lists of other lengths in it
+            ids = np.asarray(None)
         if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
-            raise ValueError(f"[generate] prompt {i} must be whole numbers [T], got {ids.dtype} {list(ids.shape)}")
+            raise ValueError(f"[generate] prompt {i} must be text or whole numbers [T], got {shown(prompt)}")
         if len(ids) < 1:
             raise ValueError(f"[generate] prompt {i} must have at least one token, got none")
         if len(ids) + new > longest:

@@ -245,10 +245,11 @@ def test_names_and_limits(folders: tuple[Path, Path], asked: list[str]) -> None:
     tokenizer = Tokenizer(folders[1])
     with pytest.raises(ValueError, match="every task must have its own name, got arc_tiny twice"):
         read_tasks([asked[0], asked[0]], tokenizer, 64)
-    with pytest.raises(ValueError, match="tasks must be a list, got"):
-        read_tasks(asked[0], tokenizer, 64)
-    with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
-        read_tasks(asked, tokenizer, 64, limit=0)
+    for tasks in (asked[0], None):
+        with pytest.raises(ValueError, match="tasks must be a list of files and folders, got"):
+            read_tasks(tasks, tokenizer, 64)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"limit must be at least 1, got 0; seed must be a whole number, got 1.5"):
+        read_tasks(asked, tokenizer, 64, limit=0, seed=1.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="sequence_length must be at most the models' 64, got 65"):
         read_tasks(asked, tokenizer, 64, sequence_length=65)
     assert [task.name for task in read_tasks(asked[2:], tokenizer, 2000)] == ["repeat_copy_512", "repeat_copy_1024"]

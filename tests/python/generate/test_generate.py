@@ -108,11 +108,12 @@ def test_who_stops_early_has_what_came_so_far(model: Decoder, tokenizer: Tokeniz
         (["the"], {"tokenizer": None}, "prompt 0 is text, so a tokenizer must be given, got none"),
         ([[1], []], {}, "prompt 1 must have at least one token, got none"),
         ([[1, 300]], {}, "prompt 0 must have tokens from 0 to 299, got 1 to 300"),
-        ([[0.5]], {}, r"prompt 0 must be whole numbers \[T\], got float64 \[1\]"),
+        ([[0.5]], {}, r"prompt 0 must be text or whole numbers \[T\], got \[0.5\]"),
+        ([[1, [2]]], {}, r"prompt 0 must be text or whole numbers \[T\], got \[1, \[2\]\]"),
         ([[1] * 60], {"max_new_tokens": 5}, "prompt 0 and new tokens must fit max_position_embeddings 64, got 60 + 5"),
         ([[1]], {"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
         (None, {}, "prompts must be a list of at least one prompt, got None"),
-        ([None], {}, r"prompt 0 must be whole numbers \[T\], got object \[\]"),
+        ([None], {}, r"prompt 0 must be text or whole numbers \[T\], got None"),
         (["the \udcff"], {}, r"prompt 0 must be Unicode text, got 'the \\udcff'"),
         ([[1]], {"max_new_tokens": 1.5}, r"max_new_tokens must be a whole number, got 1.5"),
         ([[1]], {"temperature": "a"}, "temperature must be a number, got 'a'"),
@@ -142,8 +143,13 @@ def test_numpys_numbers_are_numbers(model: Decoder) -> None:
     theirs = {key: np.array(value)[()] for key, value in said.items()}
     first, second = (generate(model, [[1, 2]], stop=[8], **each)[0].tokens.tolist() for each in (said, theirs))
     assert first == second
+
+
+def test_names_are_no_models(model: Decoder) -> None:
     with pytest.raises(TypeError, match="model must be a Decoder, as load gives it, got 'folder'"):
         generate("folder", [[1]])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"tokenizer must be a data\.Tokenizer, got 'folder'"):
+        generate(model, ["a"], "folder")  # type: ignore[arg-type]
 
 
 def test_what_has_no_effect_is_told(folder: Path, model: Decoder, tmp_path: Path) -> None:
