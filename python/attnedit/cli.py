@@ -149,11 +149,11 @@ def generate(
     ] = None,
     system: Annotated[str | None, typer.Option(help="with --chat: the system message", callback=utf8)] = None,
     messages: Annotated[Path | None, typer.Option(help="a conversation: a JSON list of {role, content}")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="how many to add at most; 128")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="how many to add at most; 128", min=1)] = None,
     temperature: Annotated[float | None, typer.Option(help="0: greedy, which is the default")] = None,
     top_k: Annotated[int | None, typer.Option(help="sample among the k likeliest tokens; 0: all")] = None,
     top_p: Annotated[float | None, typer.Option(help="among the fewest that have this probability together")] = None,
-    seed: Annotated[int, typer.Option(help="for sampling")] = 0,
+    seed: Annotated[int, typer.Option(help="for sampling", min=0)] = 0,
     stop: Annotated[
         list[str] | None, typer.Option(help="end before this text; several times for several", callback=utf8)
     ] = None,
