@@ -10,13 +10,30 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from attnedit import runtime
+
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
     help="Edit a trained language model's attention into MLA or gated sliding-window attention, on a CPU.",
 )  # fmt: skip
 
+
+def model_folder(given: Path) -> Path:
+    """A run is no model, but holds one."""
+    if not (given / "config.json").exists() and (given / "provenance.json").is_file():
+        if (given / "student").is_dir():
+            raise typer.BadParameter(f"{given} is a run: give {given / 'student'}")
+        raise typer.BadParameter(f"{given} is a run without a student yet: the convert command finishes it")
+    return given
+
+
 RecipePath = Annotated[Path, typer.Argument(help="the recipe, a YAML file")]
-ModelPath = Annotated[Path, typer.Argument(help="a Hugging Face folder")]
+ModelPath = Annotated[
+    Path, typer.Argument(help="a Hugging Face folder", callback=model_folder, exists=True, file_okay=False)
+]
+PeerPython = Annotated[
+    str, typer.Option(envvar="ATTNEDIT_PEER_PYTHON", help="the interpreter that has torch and transformers")
+]
 
 
 @app.command()
@@ -59,7 +76,9 @@ def plan(
 @app.command()
 def evaluate(
     student: ModelPath,
-    teacher: Annotated[Path, typer.Option(help="the folder to compare with")],
+    teacher: Annotated[
+        Path, typer.Option(help="the folder to compare with", callback=model_folder, exists=True, file_okay=False)
+    ],
     text: Annotated[list[Path] | None, typer.Option(help="held-out text files")] = None,
     tasks: Annotated[
         list[str] | None,
@@ -71,6 +90,7 @@ def evaluate(
     sequence_length: Annotated[
         int | None, typer.Option(help="documents are cut here, default: 2048 or less; the longest made task", min=2)
     ] = None,
+    python: PeerPython = sys.executable,
 ) -> None:
     """Compare two models on held-out text (NLL, KL, top-1 agreement), on tasks, or how they decode. Prints JSON."""
     from dataclasses import asdict
@@ -83,7 +103,7 @@ def evaluate(
 
     if not (text or tasks or decode):
         raise ValueError("[evaluate] --text, --tasks or --decode must be given")
-    found = compare_decoding(student, teacher) if decode else {}
+    found = compare_decoding(student, teacher, python) if decode else {}
     if not (text or tasks):
         print(json.dumps(found, indent=1))
         return
@@ -109,20 +129,35 @@ def evaluate(
     print(json.dumps(found, indent=1))
 
 
+def utf8(given: Any) -> Any:
+    """What the shell passed on as text; bytes that are not UTF-8 come as halves of surrogate pairs."""
+    try:
+        "".join(given or []).encode()
+    except UnicodeEncodeError:
+        raise typer.BadParameter("it must be UTF-8") from None
+    return given
+
+
 @app.command()
 def generate(
     model: ModelPath,
-    prompt: Annotated[list[str] | None, typer.Option(help="text to continue; several are a batch")] = None,
-    chat: Annotated[str | None, typer.Option(help="what a user says, for the model's chat template")] = None,
-    system: Annotated[str | None, typer.Option(help="with --chat: the system message")] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="text to continue; several are a batch", callback=utf8)
+    ] = None,
+    chat: Annotated[
+        str | None, typer.Option(help="what a user says, for the model's chat template", callback=utf8)
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="with --chat: the system message", callback=utf8)] = None,
     messages: Annotated[Path | None, typer.Option(help="a conversation: a JSON list of {role, content}")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="how many to add at most; 128", min=1)] = None,
     temperature: Annotated[float | None, typer.Option(help="0: greedy, which is the default")] = None,
     top_k: Annotated[int | None, typer.Option(help="sample among the k likeliest tokens; 0: all")] = None,
     top_p: Annotated[float | None, typer.Option(help="among the fewest that have this probability together")] = None,
     seed: Annotated[int, typer.Option(help="for sampling", min=0)] = 0,
-    stop: Annotated[list[str] | None, typer.Option(help="end before this text; several times for several")] = None,
-    stop_token: Annotated[list[str] | None, typer.Option(help="end at this token, by its name")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="end before this text; several times for several", callback=utf8)
+    ] = None,
+    stop_token: Annotated[list[str] | None, typer.Option(help="end at this token, by its name", callback=utf8)] = None,
     cache_dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16")] = "float32",
 ) -> None:
     """Continue a prompt, or answer in a chat; the text comes as it is made.
@@ -134,8 +169,12 @@ def generate(
     from attnedit.generate import stream
     from attnedit.generate.show import show
 
-    if sum(given is not None for given in (prompt, chat, messages)) != 1:
-        raise ValueError("[generate] one of --prompt, --chat and --messages must be given")
+    ways = {"--prompt": prompt, "--chat": chat, "--messages": messages}
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) != 1:
+        raise ValueError(f"[generate] one of {', '.join(ways)} must be given, got {' and '.join(given) or 'none'}")
+    if system is not None and chat is None:
+        raise ValueError(f"[generate] --system must come with --chat, got {given[0]}")
     tokenizer = Tokenizer(model)
     conversation = read_messages(messages, chat, system)
     prompts: list[Any] = [*prompt] if prompt else [tokenizer.apply_chat_template(conversation)]
@@ -158,11 +197,18 @@ def info(model: ModelPath) -> None:
     from attnedit.models.load import read_config
     from attnedit.nn import GateSWAConfig
 
-    config = read_config(Checkpoint.open(model))
+    checkpoint = Checkpoint.open(model)
+    config = read_config(checkpoint)
     decoder = Decoder(config)
+    stored = sorted({checkpoint.dtype(name).name for name in checkpoint.names()})
     print(decoder)
     print(f"vocabulary {config.vocab_size:,}, hidden {config.hidden_size}, rope {config.rope.rope_type} "
-          f"{config.rope.rope_theta:g}, {config.kv_numbers(1):,} cached numbers a token")  # fmt: skip
+          f"{config.rope.rope_theta:g}, {config.kv_numbers(1):,} cached numbers a token, weights in "
+          f"{' and '.join(stored)}")  # fmt: skip
+    if config.moe is not None:
+        sparse = sum(map(config.moe.sparse, range(config.num_hidden_layers)))
+        print(f"experts {config.moe.num_experts}, {config.moe.num_experts_per_tok} a token, "
+              f"in {sparse} of {config.num_hidden_layers} layers")  # fmt: skip
     gated = [layer for layer in config.attention if isinstance(layer, GateSWAConfig)]
     if gated:
         windows = sorted({layer.sliding_window for layer in gated if layer.sliding_window is not None})
@@ -180,9 +226,7 @@ def export(
     format: Annotated[str, typer.Option(help="attnedit, or the model_type of a stock class")] = "attnedit",
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: as stored")] = None,
     verify: Annotated[str | None, typer.Option(help="transformers: load it in the stock class and compare")] = None,
-    python: Annotated[
-        str, typer.Option(envvar="ATTNEDIT_PEER_PYTHON", help="the interpreter that has transformers")
-    ] = sys.executable,
+    python: PeerPython = sys.executable,
 ) -> None:
     """Write a model in another format; refused where the format cannot hold it exactly."""
     from attnedit.export import export_run_or_folder
@@ -196,11 +240,11 @@ def table(runs: Annotated[list[Path], typer.Argument(help="run folders")]) -> No
     from attnedit.checkpoint import read_object
     from attnedit.evaluate.report import table as side_by_side
 
-    finished = [run for run in runs if not run.is_dir() or (run / "report.json").exists()]
-    if finished:
-        for run in set(runs) - set(finished):
+    other = [run for run in runs if run.is_dir() and not (run / "report.json").exists()]
+    if len(other) < len(runs):
+        for run in other:
             warnings.warn(f"left out: {run} is no finished run", stacklevel=1)
-        runs = finished
+        runs = [run for run in runs if run not in other]
     short = len({run.name for run in runs}) == len(runs)
     reports: dict[str, Any] = {run.name if short else str(run): read_object(run / "report.json") for run in runs}
     try:
@@ -214,11 +258,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
-        if "ATTNEDIT_ISA" in os.environ:  # a wrong one is told before anything is read or written
-            from attnedit import runtime
-
-            runtime.instruction_set()
-        code = app(standalone_mode=False)  # typer turns Ctrl-C into 130
+        runtime.instruction_set()  # a wrong ATTNEDIT_ISA is told before anything is read or written
+        code = app(standalone_mode=False)  # typer turns Ctrl-C into 130, and a pipe that nobody reads into 1
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would flush again, and complain
+        code = 1
     except KeyboardInterrupt:  # where typer is not looking: while it starts and ends
         code = 130
     except Exception as error:

@@ -3,7 +3,9 @@
 python -m attnedit.harness run --model attnedit --model_args pretrained=FOLDER --tasks arc_easy,lambada_openai
 """
 
+import warnings
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +13,32 @@ import numpy as np
 
 try:
     from lm_eval.api.model import TemplateLM
-except ModuleNotFoundError:
-    raise SystemExit("attnedit: the harness is not installed: pip install 'attnedit[eval]'") from None
+except ModuleNotFoundError as error:
+    told = f"lm-evaluation-harness is not installed ({error}): pip install 'attnedit[eval]'"
+    if __name__ == "__main__":
+        raise SystemExit(f"attnedit: {told}") from None
+    raise ModuleNotFoundError(told, name=error.name) from None
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
-from attnedit.data import Tokenizer
+from attnedit.checkpoint import read_object
+from attnedit.data import ChatTemplate, Tokenizer
 from attnedit.evaluate.loglikelihood import Likelihood, Request, likelihoods, start_token
 from attnedit.generate import generate
 from attnedit.models import load
 from attnedit.tensor import Array
+
+GOES_ON = "CONTINUE_FINAL_MESSAGE_TAG "  # marks where a message that is to be continued ends
 
 
 @register_model("attnedit")
 class AttnEditLM(TemplateLM):
     """A folder's model and tokenizer in the harness's terms; what is too long loses its beginning, as with its own.
 
-    batch_size: prompts that are continued at once; log-likelihoods are batched by tokens. Chat templates are left to
-    `attnedit generate`.
+    batch_size: prompts that are continued at once; log-likelihoods are batched by tokens. enable_thinking: what
+    templates like Qwen3's ask, passed on where it is given.
     """
 
     def __init__(
@@ -40,9 +48,12 @@ class AttnEditLM(TemplateLM):
         max_batch_size: int | None = None,
         device: str | None = None,
         max_gen_toks: int = 256,
+        enable_thinking: bool | None = None,
     ) -> None:
         super().__init__()
         self.model, self._tokenizer = load(pretrained), Tokenizer(pretrained)
+        self.folder = Path(pretrained)
+        self._variables = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
         self.max_length = self.model.config.rope.max_position_embeddings
         self.max_gen_toks = max_gen_toks
         self.batch_size = int(batch_size) if str(batch_size).isdigit() else 1
@@ -57,10 +68,43 @@ class AttnEditLM(TemplateLM):
         return start_token(self._tokenizer)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **more: Any) -> list[int]:
-        (tokens,) = self._tokenizer.encode_documents([string])
-        if add_special_tokens is False:
-            tokens = tokens[len(self._tokenizer.encode_documents([""])[0]) :]
-        return [int(token) for token in tokens]
+        tokens, front = (list(map(int, each)) for each in self._tokenizer.encode_documents([string, ""]))
+        behind = tokens[len(front) :]
+        # Chat templates write the token that texts begin with themselves.
+        twice = add_special_tokens is None and behind[: len(front)] == front
+        return behind if add_special_tokens is False or twice else tokens
+
+    @property
+    def tokenizer_name(self) -> str:
+        return str(self.folder).replace("/", "__")
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        if isinstance(chat_template, str) and chat_template != "default":
+            raise ValueError(f"[harness] apply_chat_template must be true or default, got {chat_template!r}")
+        return self._template.source if chat_template else None
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """What the assistant says next, or without add_generation_prompt how the last message goes on."""
+        said = [dict(message) for message in chat_history]
+        if not add_generation_prompt:
+            said[-1]["content"] += GOES_ON
+        try:
+            text = self._template.render(said, add_generation_prompt, **self._variables)
+        except ValueError:
+            others = [message for message in said if message["role"] != "system"]
+            if len(others) == len(said):
+                raise
+            warnings.warn("[harness] the chat template takes no system message: it is left out", stacklevel=2)
+            text = self._template.render(others, add_generation_prompt, **self._variables)
+        if add_generation_prompt:
+            return text
+        begun, _, behind = text.rpartition(GOES_ON.rstrip())
+        return begun if behind.startswith(" ") else begun.rstrip()  # as transformers: templates may trim what is said
+
+    @cached_property
+    def _template(self) -> ChatTemplate:
+        settings = self.folder / "tokenizer_config.json"
+        return ChatTemplate(self.folder, read_object(settings) if settings.is_file() else {})
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **more: Any

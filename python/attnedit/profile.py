@@ -15,16 +15,21 @@ def profile(path: str | Path) -> Iterator[None]:
 
     Each event has the shapes of the kernel's arguments, the bytes that they hold, and where arithmetic dominates the
     floating-point operations of its formula with their rate. One profile at a time; a raised error still writes.
+    Raises OSError before anything runs if path cannot be written.
 
         with ae.profile("step.json"):
             loss = step()
     """
-    found: list[dict[str, Any]] = []
+    path, found = Path(path), list[dict[str, Any]]()
+    new = not path.exists()
+    path.open("a").close()  # what cannot be written is told before the work, not after it
+    if new:
+        path.unlink()
     try:
         with spans(found):
             yield
     finally:
-        Path(path).write_text(json.dumps({"traceEvents": _labels(found) + [_event(span) for span in found]}))
+        path.write_text(json.dumps({"traceEvents": _labels(found) + [_event(span) for span in found]}))
 
 
 @contextmanager

@@ -306,9 +306,10 @@ def _bfloat16_products() -> str:
 def show_config() -> str:
     """What was chosen here: version, device, instruction set, threads. A readable text of several lines."""
     available, total = (size / 2**30 for size in mem_get_info(0))
+    where = "this processor computes, in an accelerator's place" if is_simulated() else "a device of its own computes"
     lines = [
         f"attnedit         {_core.__version__} (numpy {np.__version__})",
-        f"backend          {_core.backend_name()}, {'simulated' if is_simulated() else 'hardware'}",
+        f"backend          {_core.backend_name()}: {where}",
         *(f"device {i}         {get_device_name(i)}" for i in range(device_count())),
         f"memory           {total:.1f} GiB, {available:.1f} GiB free",
         f"instruction set  {instruction_set()}",
@@ -321,7 +322,8 @@ def show_config() -> str:
 def _warn_of_threads() -> None:
     """OpenMP's grammar: numbers by nesting level, of which the first counts. Anything else is told."""
     asked = os.environ.get("OMP_NUM_THREADS", "").strip()
-    if asked and not re.fullmatch(r"\s*0*[1-9]\d*\s*(,\s*0*[1-9]\d*\s*)*", asked):
+    if asked and not re.fullmatch(r"\s*0*[1-9]\d{0,8}\s*(,\s*0*[1-9]\d*\s*)*", asked):
+        del os.environ["OMP_NUM_THREADS"]  # or its first digits would count, where it has some
         told = f"OMP_NUM_THREADS must be a number of threads from 1 on, got {asked!r}: every core is used"
         warnings.warn_explicit(told, RuntimeWarning, "attnedit", 0)
 

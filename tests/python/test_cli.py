@@ -4,10 +4,13 @@ import errno
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny import EXPERTS, words, write_teacher
 
+import attnedit as ae
 from attnedit import cli
 
 
@@ -38,11 +41,29 @@ def test_errors_are_one_line(
     assert capsys.readouterr().err == line + "\n"
 
 
+def attnedit(*arguments: object) -> list[str]:
+    return [sys.executable, "-c", "from attnedit.cli import main; main()", *map(str, arguments)]
+
+
 def test_a_wrong_instruction_set_is_told_before_anything_is_read() -> None:
-    command = [sys.executable, "-c", "from attnedit.cli import main; main()", "info", "nowhere"]
-    done = subprocess.run(command, env=os.environ | {"ATTNEDIT_ISA": "mmx"}, capture_output=True, text=True)
+    wrong = os.environ | {"ATTNEDIT_ISA": "mmx"}
+    done = subprocess.run(attnedit("info", "nowhere"), env=wrong, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("attnedit: [ATTNEDIT_ISA] must be portable, avx2, ") and "got mmx" in done.stderr
+
+
+def test_without_the_harness_its_adapter_says_so() -> None:
+    """An error to catch for who imports it, one line for who runs it."""
+    absent = "import runpy, sys; sys.modules['lm_eval'] = None\n"
+    caught = "try:\n import attnedit.harness\nexcept ModuleNotFoundError as error:\n sys.exit(f'caught: {error}')"
+    for code, begin in (
+        (caught, "caught: "),
+        ("runpy.run_module('attnedit.harness', run_name='__main__')", "attnedit: "),
+    ):
+        done = subprocess.run([sys.executable, "-c", absent + code], capture_output=True, text=True)
+        (line,) = done.stderr.splitlines()
+        assert done.returncode == 1 and line.startswith(f"{begin}lm-evaluation-harness is not installed (")
+        assert line.endswith("pip install 'attnedit[eval]'")
 
 
 def test_the_table_leaves_out_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,3 +74,31 @@ def test_the_table_leaves_out_what_is_no_run(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "run/report.json").write_text("{}")
     with pytest.warns(UserWarning, match="left out: .*text is no finished run"), pytest.raises(ValueError):
         cli.table([tmp_path / "text", tmp_path / "run"])
+
+
+def test_info_tells_experts_and_the_type_of_the_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_teacher(tmp_path / "teacher", words(20, 0), moe=replace(EXPERTS, mlp_only_layers=(0,)))
+    cli.info(ae.export(ae.load(folder), tmp_path / "half", "qwen3_moe", dtype="bfloat16"))
+    told = capsys.readouterr().out
+    assert "weights in bfloat16\n" in told and "experts 5, 2 a token, in 1 of 2 layers\n" in told
+
+
+def test_a_run_is_told_from_a_model(tmp_path: Path) -> None:
+    for path in ("run/provenance.json", "run/student/config.json", "begun/provenance.json"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("{}")
+    for name, said in (("run", f"give {tmp_path / 'run/student'}"), ("begun", "the convert command finishes it")):
+        for verb in (("info",), ("generate", "--prompt", "a"), ("evaluate", "--decode", "--teacher", tmp_path)):
+            done = subprocess.run(attnedit(*verb, tmp_path / name), capture_output=True, text=True)
+            assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_pipe_that_nobody_reads_is_no_error(tmp_path: Path) -> None:
+    folder = write_teacher(tmp_path / "teacher", words(20, 0))
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(attnedit("info", folder), stdout=write, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")

@@ -39,6 +39,16 @@ def test_a_step_becomes_a_trace(tmp_path: Path) -> None:
     assert runtime.get_device_name(0) in named and len(named) == 3
 
 
+def test_where_nothing_can_be_written_nothing_runs(tmp_path: Path) -> None:
+    ran = []
+    for path in (tmp_path / "absent" / "trace.json", tmp_path):
+        with pytest.raises(OSError, match=str(path)), ae.profile(path):
+            ran.append(path)
+    assert not ran
+    with ae.profile(tmp_path / "trace.json"):
+        assert not (tmp_path / "trace.json").exists()  # nor is there anything before it is whole
+
+
 def test_an_error_inside_still_writes_the_trace(tmp_path: Path) -> None:
     with pytest.raises(KeyError), ae.profile(tmp_path / "trace.json"):
         ops.add(ae.tensor([1.0]), ae.tensor([2.0]))

@@ -25,23 +25,30 @@ class ChatTemplate:
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         """config: the folder's tokenizer_config.json."""
-        self._source = _source(folder, config)
+        self.source = _source(folder, config)
         self._special = {key: _content(config[key]) for key in SPECIAL if config.get(key) is not None}
 
     def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **more: Any) -> str:
         """messages: {"role": ..., "content": ...}, as chat interfaces have them; more: the template's own variables.
 
-        All of it must be what JSON can hold. add_generation_prompt: up to where the assistant begins to speak.
+        content may only lack where an assistant calls tools. All of it must be what JSON can hold, in Unicode.
+        add_generation_prompt: up to where the assistant begins to speak.
         """
         if not messages:
             raise ValueError("[chat template] messages must have at least one message, got none")
         for i, message in enumerate(messages):
             if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
                 raise ValueError(f"[chat template] message {i} must be a mapping with a role, got {message!r:.80}")
+            # A template would write what is missing as nothing, or as None.
+            if not isinstance(message.get("content"), str | list) and not message.get("tool_calls"):
+                raise ValueError(
+                    f"[chat template] message {i} must have content, text or a list of parts, got {message!r:.80}"
+                )
         said = {"messages": [dict(message) for message in messages], "add_generation_prompt": add_generation_prompt}
         variables = {"tools": None, "documents": None} | self._special | more | said
         try:
-            asked = json.dumps({"source": self._source, "variables": variables, "limits": LIMITS})
+            asked = json.dumps({"source": self.source, "variables": variables, "limits": LIMITS})
+            json.dumps(variables, ensure_ascii=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"[chat template] messages and variables must be as JSON has them: {error}") from None
         answer = _answer(asked)
@@ -75,6 +82,8 @@ def read_messages(path: Path | None, user: str | None, system: str | None) -> li
         return [{"role": role, "content": content} for role, content in said.items() if content is not None]
     try:
         messages = json.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"[chat template] {path} must be UTF-8, byte {error.start} is not") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"[chat template] {path} must be JSON: {error}") from None
     if not isinstance(messages, list):

@@ -1,7 +1,6 @@
 """How fast a model decodes, and over how large a cache, at several contexts."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -27,7 +26,9 @@ class DecodeSpeed:
     """One sequence whose `context` tokens are cached in float32, the newest included; greedy."""
 
     context: int
-    tokens_per_second: float
+    tokens_per_second: float  # by the median of the steps
+    slowest: float  # the same by the longest and the shortest of them
+    fastest: float
     cache_bytes: int  # of the arrays
 
 
@@ -37,16 +38,19 @@ def contexts_of(*models: Decoder) -> list[int]:
     return [context for context in CONTEXTS if context <= longest] or [longest]
 
 
-def compare_decoding(student: str | Path, teacher: str | Path) -> dict[str, Any]:
-    """Both folders by us and by transformers, at every context; what was measured and how is said beside it."""
+def compare_decoding(student: str | Path, teacher: str | Path, python: str = sys.executable) -> dict[str, Any]:
+    """Both folders by us and by transformers, at every context; what was measured and how is said beside it.
+
+    python: the interpreter that has torch and transformers; what they cannot do is said, and is no error.
+    """
     folders = {"teacher": teacher, "student": student}
     models = {name: load(folder) for name, folder in folders.items()}
     contexts = contexts_of(*models.values())
     return {
         "decode": {name: [asdict(decode_speed(model, n)) for n in contexts] for name, model in models.items()},
-        "transformers": {name: transformers_speed(folder, contexts) for name, folder in folders.items()},
-        "how": f"one sequence, float32, median of {STEPS} tokens; the cache holds {PREFILLED} computed tokens, "
-        "repeated up to the context",
+        "transformers": {name: transformers_speed(folder, contexts, python) for name, folder in folders.items()},
+        "how": f"one sequence, float32, median, slowest and fastest of {STEPS} tokens; the cache holds {PREFILLED} "
+        "computed tokens, repeated up to the context",
     }
 
 
@@ -63,7 +67,8 @@ def decode_speed(model: Decoder, context: int) -> DecodeSpeed:
         logits = decode(model, cache, np.array([step % model.config.vocab_size], np.int32), np.ones(1, bool))
         int(logits[0].argmax())
         seconds.append(time.perf_counter() - begun)
-    return DecodeSpeed(context, 1 / median(seconds[1:]), cache.nbytes)  # the first one touches new memory
+    kept = seconds[1:]  # the first one touches new memory
+    return DecodeSpeed(context, 1 / median(kept), 1 / max(kept), 1 / min(kept), cache.nbytes)
 
 
 def cached(model: Decoder, prompt: Array, context: int) -> Cache:
@@ -80,12 +85,8 @@ def cached(model: Decoder, prompt: Array, context: int) -> Cache:
     return cache
 
 
-def transformers_speed(folder: str | Path, contexts: Sequence[int]) -> dict[str, Any]:
-    """{"speeds": [DecodeSpeed as a dictionary]} of transformers' generate on the same folder, or {"absent": why}.
-
-    In a process of its own: the Python that ATTNEDIT_PEER_PYTHON names, else this one.
-    """
-    python = os.environ.get("ATTNEDIT_PEER_PYTHON", sys.executable)
+def transformers_speed(folder: str | Path, contexts: Sequence[int], python: str) -> dict[str, Any]:
+    """{"speeds": [DecodeSpeed as a dictionary]} of transformers' generate on the same folder, or {"absent": why}."""
     script = Path(__file__).with_name("transformers_peer.py")
     arguments = [str(folder), str(runtime.get_num_threads()), str(PREFILLED), str(STEPS), *map(str, contexts)]
     try:
@@ -94,5 +95,5 @@ def transformers_speed(folder: str | Path, contexts: Sequence[int]) -> dict[str,
         return {"absent": f"{python}: {error.strerror}"}
     if done.returncode:
         said = done.stderr.strip().splitlines()
-        return {"absent": said[-1] if said else f"{python} ended with {done.returncode}"}
+        return {"absent": f"{python}: {said[-1] if said else f'it ended with {done.returncode}'}"}
     return {"speeds": [json.loads(line) for line in done.stdout.splitlines()]}

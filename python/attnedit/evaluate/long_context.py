@@ -27,7 +27,7 @@ def needle(text: Array, tokenizer: Tokenizer, length: int, items: int, seed: int
     """Four facts at random depths of a text of at most `length` tokens, and the question for one of them.
 
     As RULER's multi-key needles (arXiv 2404.06654), but with one digit for an answer, so that all ten choices are read
-    off one pass: chance is 0.1. A text that is too short is repeated.
+    off one pass: chance is 0.1. text goes round: behind its end comes its beginning.
     """
     # In most vocabularies they all take as many tokens.
     longest = max(DIGITS, key=lambda digit: len(tokenizer.encode_documents(["is" + digit])[0]))

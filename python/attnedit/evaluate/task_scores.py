@@ -15,6 +15,10 @@ from attnedit.evaluate.tasks import GROUPS, Item, Task, read_tasks
 from attnedit.models import Decoder
 from attnedit.tensor import Array
 
+# Of the items, for a standard error that has no formula; the harness's, and how many it draws by one seed.
+RESAMPLES, BY_A_SEED = 100_000, 1000
+DRAWN_AT_ONCE = 2**20  # items
+
 
 @dataclass(frozen=True)
 class Score:
@@ -48,7 +52,8 @@ def evaluate_tasks(
 
     Multiple choice: acc, the likeliest choice; acc_norm, the likeliest per character; acc_bytes, per byte. Last words:
     acc, whether greedy decoding writes them; perplexity. Repeat-copy: acc, the share of tokens copied. Standard errors
-    are those of a mean. Everything is read and checked before a model computes; read_tasks says what is raised.
+    are those of a mean; that of perplexity is bootstrapped, as the harness does. Everything is read and checked before
+    a model computes; read_tasks says what is raised.
     """
     if student.config.vocab_size != teacher.config.vocab_size:
         raise ValueError(
@@ -112,26 +117,40 @@ def _chosen(items: Sequence[Item], answers: Sequence[Sequence[Likelihood]]) -> d
 
 
 def _compare(task: Task, teacher: dict[str, Array], student: dict[str, Array]) -> TaskComparison:
-    ours, theirs = ({name: _score(name, each) for name, each in found.items()} for found in (student, teacher))
-    difference = {
-        name: Score(ours[name].value - theirs[name].value, _stderr(name, student[name] - teacher[name]))
-        for name in teacher
+    found = {
+        name: (_perplexities if name == "perplexity" else _means)(teacher[name], student[name]) for name in teacher
     }
+    theirs, ours, difference = ({name: scores[i] for name, scores in found.items()} for i in range(3))
     return TaskComparison(task.group, len(task.items), theirs, ours, difference)
 
 
-def _score(name: str, each: Array) -> Score:
-    mean = fmean(each)
-    if name == "perplexity":  # beyond float64 where a model has no idea of long answers
-        mean = math.exp(-mean) if mean > -700 else math.inf
-    return Score(mean, _stderr(name, each))
+def _means(teacher: Array, student: Array) -> list[Score]:
+    """Of both and of their difference, with the sample's standard deviation (n - 1)."""
+    values = [fmean(teacher), fmean(student)]
+    root = math.sqrt(len(teacher))
+    errors = [
+        float(each.std(ddof=1)) / root if len(each) > 1 else None for each in (teacher, student, student - teacher)
+    ]
+    return [Score(*each) for each in zip([*values, values[1] - values[0]], errors, strict=True)]
 
 
-def _stderr(name: str, each: Array) -> float | None:
-    """Of the mean, with the sample's standard deviation (n - 1)."""
-    if name == "perplexity" or len(each) < 2:
-        return None
-    return float(each.std(ddof=1)) / math.sqrt(len(each))
+def _perplexities(teacher: Array, student: Array) -> list[Score]:
+    """exp(- mean log-likelihood); the difference's error is of both models on the same resampled items."""
+    both, parts = np.stack([teacher, student]), []
+    for seed in range(RESAMPLES // BY_A_SEED):
+        # The draws of Python's random.Random(seed).choices, which the harness calls, so the errors are the same.
+        # Where scores spread over powers of ten, as those of small models do, other draws would give other errors.
+        draws, many = np.random.RandomState([seed]), max(1, DRAWN_AT_ONCE // len(teacher))
+        for begin in range(0, BY_A_SEED, many):
+            drawn = draws.random_sample((min(many, BY_A_SEED - begin), len(teacher))) * len(teacher)
+            places = drawn.astype(np.intp)
+            parts.append([each.take(places).mean(-1) for each in both])
+    with np.errstate(over="ignore", invalid="ignore"):  # a model may have no idea of long answers
+        values, resampled = np.exp(-both.mean(-1)), np.exp(-np.concatenate(parts, 1))
+        values, resampled = (np.concatenate([each, each[1:] - each[:1]]) for each in (values, resampled))
+        errors = resampled.std(1, ddof=1)
+    told = [float(error) if len(teacher) > 1 and math.isfinite(error) else None for error in errors]
+    return [Score(float(value), error) for value, error in zip(values, told, strict=True)]
 
 
 def summary(compared: Mapping[str, TaskComparison]) -> dict[str, Any]:
@@ -148,7 +167,6 @@ def summary(compared: Mapping[str, TaskComparison]) -> dict[str, Any]:
             key: value if value is None or math.isfinite(value) else None
             for each in both
             for key, value in each.items()
-            if key != "perplexity_stderr"
         }
 
     sides = ("teacher", "student", "difference")
@@ -183,5 +201,5 @@ def task_table(compared: Mapping[str, TaskComparison]) -> str:
 
 
 def _cell(score: Score, sign: str = "") -> str:
-    form = f"{sign}.4f" if abs(score.value) < 1e5 else f"{sign}.3e"
-    return f"{score.value:{form}}" + ("" if score.stderr is None else f" ± {score.stderr:.4f}")
+    value, error = (".4f" if abs(number or 0) < 1e5 else ".3e" for number in (score.value, score.stderr))
+    return f"{score.value:{sign}{value}}" + ("" if score.stderr is None else f" ± {score.stderr:{error}}")

@@ -5,8 +5,11 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
+
+from attnedit.checked import Length, checked, shown
 from attnedit.data import Tokenizer
 from attnedit.evaluate.decode_speed import CONTEXTS
 from attnedit.evaluate.loglikelihood import Request, encode_pairs
@@ -21,6 +24,13 @@ GROUPS = {
     "long_context": r"(needle|repeat_copy)_\d+",
 }
 MADE = ("needle", "repeat_copy")
+
+
+@dataclass(frozen=True)
+class Asked:
+    limit: Length | None
+    sequence_length: Length | None
+    seed: Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -53,10 +63,9 @@ def read_tasks(
     each length from 512 tokens to sequence_length or the models' context; the same seed makes the same items.
     Raises OSError and ValueError in one line, naming file and line.
     """
-    if isinstance(tasks, str | Path):
-        raise ValueError(f"[tasks] tasks must be a list, got {str(tasks)!r}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"[tasks] limit must be at least 1, got {limit}")
+    if isinstance(tasks, str) or not isinstance(tasks, Sequence):
+        raise ValueError(f"[tasks] tasks must be a list of files and folders, got {shown(tasks)}")
+    checked(Asked, {"limit": limit, "sequence_length": sequence_length, "seed": seed}, "[tasks] ")
     if sequence_length is not None and sequence_length > longest:
         raise ValueError(f"[tasks] sequence_length must be at most the models' {longest}, got {sequence_length}")
     most = longest if sequence_length is None else sequence_length
@@ -94,6 +103,8 @@ def _read(
 
 
 def _named(asked: str | Path) -> tuple[str, Path]:
+    if not isinstance(asked, str | Path):
+        raise ValueError(f"[tasks] a task must be a file, a folder, or NAME=FILE, got {shown(asked)}")
     path = Path(asked).expanduser()
     if path.exists():
         return path.stem, path
@@ -108,6 +119,11 @@ def _named(asked: str | Path) -> tuple[str, Path]:
 
 def _made(name: str, path: Path, tokenizer: Tokenizer, lengths: list[int], items: int, seed: int) -> Iterator[Task]:
     text = text_tokens(path, tokenizer)
+    if len(text) < lengths[-1]:  # repeated it would be another task: the model has read it all before
+        raise ValueError(
+            f"[tasks] {name}: {path} must have at least {lengths[-1]} tokens, as the longest item, got {len(text)}; "
+            "a longer text, or a smaller sequence_length"
+        )
     for length in lengths:
         if name == "needle":
             yield _task(f"needle_{length}", needle(text, tokenizer, length, items, seed), tokenizer, length)

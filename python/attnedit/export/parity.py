@@ -102,7 +102,7 @@ def require_transformers(python: str) -> None:
     if missing:
         raise ValueError(
             f"[export] verify=transformers needs torch and transformers, {python} has no {' and no '.join(missing)}; "
-            "pip install 'attnedit[parity]', or name another interpreter"
+            "pip install 'attnedit[parity]', or name another interpreter with python or ATTNEDIT_PEER_PYTHON"
         )
 
 

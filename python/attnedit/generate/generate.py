@@ -7,8 +7,10 @@ from typing import Literal, ParamSpec
 
 import numpy as np
 
+from attnedit.checked import shown
 from attnedit.data import Tokenizer
 from attnedit.generate.defaults import GenerationConfig
+from attnedit.generate.options import Options
 from attnedit.generate.sampling import Sampling
 from attnedit.generate.text import TextStream
 from attnedit.models import Cache, Decoder, decode, prefill
@@ -52,24 +54,30 @@ def stream(
     cache_dtype: str = "float32",
 ) -> Iterator[Piece]:
     """`generate` as it goes: a Piece for every token of every sequence. Who stops early has what came so far."""
+    if not isinstance(model, Decoder):
+        raise TypeError(f"[generate] model must be a Decoder, as load gives it, got {shown(model)}")
+    if not isinstance(tokenizer, Tokenizer | None):
+        raise TypeError(f"[generate] tokenizer must be a data.Tokenizer, got {shown(tokenizer)}")
+    options = Options.of(
+        max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, eos_token_id=eos_token_id,
+        seed=seed, stop=stop, cache_dtype=cache_dtype,
+    )  # fmt: skip
     defaults = GenerationConfig.of(model.config)
-    sampling = defaults.sampling(temperature, top_k, top_p, seed)
-    if max_new_tokens is not None and max_new_tokens < 1:
-        raise ValueError(f"[generate] max_new_tokens must be at least 1, got {max_new_tokens}")
-    ids = _tokens(model, prompts, tokenizer, max_new_tokens or 1)
+    sampling = defaults.sampling(options)
+    ids = _tokens(model, prompts, tokenizer, options.max_new_tokens or 1)
     longest = max(map(len, ids))
-    if max_new_tokens is None:  # nobody asked for more than fits
-        max_new_tokens = min(defaults.max_new_tokens, model.config.rope.max_position_embeddings - longest)
-    if eos_token_id is None:
+    new = options.max_new_tokens
+    if new is None:  # nobody asked for more than fits
+        new = min(defaults.max_new_tokens, model.config.rope.max_position_embeddings - longest)
+    if options.eos_token_id is None:
         ends = _end_tokens(model, tokenizer, defaults.eos_token_id)
     else:
-        ends = _stop_tokens(sorted(_listed(eos_token_id)), model, tokenizer)
-    stops = _stop_tokens(stop, model, tokenizer)
-    strings = [text for text in stop if isinstance(text, str)]
-    cache = Cache(model.config, len(ids), longest + max_new_tokens, cache_dtype)
-    sequences = [
-        _Sequence(i, prompt, sampling, max_new_tokens, ends, stops, tokenizer, strings) for i, prompt in enumerate(ids)
-    ]
+        ends = _in_vocabulary(_listed(options.eos_token_id), model)
+    stops, strings = _in_vocabulary(options.stop_tokens, model), options.stop_strings
+    if strings and tokenizer is None:
+        raise ValueError(f"[generate] the stop string {strings[0]!r} needs a tokenizer")
+    cache = Cache(model.config, len(ids), longest + new, options.cache_dtype)
+    sequences = [_Sequence(i, prompt, sampling, new, ends, stops, tokenizer, strings) for i, prompt in enumerate(ids)]
     return _pieces(model, ids, cache, sequences)
 
 
@@ -149,17 +157,24 @@ class _Sequence:
 
 def _tokens(model: Decoder, prompts: Sequence[str | Array], tokenizer: Tokenizer | None, new: int) -> list[Array]:
     """Every prompt as int32 [T], checked."""
-    if isinstance(prompts, str) or len(prompts) == 0:
-        raise ValueError(f"[generate] prompts must be a list of at least one prompt, got {prompts!r}")
+    if not isinstance(prompts, Sequence | np.ndarray) or isinstance(prompts, str) or len(prompts) == 0:
+        raise ValueError(f"[generate] prompts must be a list of at least one prompt, got {shown(prompts)}")
     longest, size, checked = model.config.rope.max_position_embeddings, model.config.vocab_size, []
     for i, prompt in enumerate(prompts):
         if isinstance(prompt, str):
             if tokenizer is None:
                 raise ValueError(f"[generate] prompt {i} is text, so a tokenizer must be given, got none")
+            try:
+                prompt.encode()
+            except UnicodeEncodeError:
+                raise ValueError(f"[generate] prompt {i} must be Unicode text, got {shown(prompt)}") from None
             prompt = tokenizer.encode_documents([prompt])[0]
-        ids = np.asarray(prompt)
+        try:
+            ids = np.asarray(prompt)
+        except ValueError:  # lists of other lengths in it
+            ids = np.asarray(None)
         if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
-            raise ValueError(f"[generate] prompt {i} must be whole numbers [T], got {ids.dtype} {list(ids.shape)}")
+            raise ValueError(f"[generate] prompt {i} must be text or whole numbers [T], got {shown(prompt)}")
         if len(ids) < 1:
             raise ValueError(f"[generate] prompt {i} must have at least one token, got none")
         if len(ids) + new > longest:
@@ -185,15 +200,8 @@ def _listed(tokens: int | Sequence[int] | None) -> set[int]:
     return set() if tokens is None else {tokens} if isinstance(tokens, int) else set(tokens)
 
 
-def _stop_tokens(stop: Sequence[str | int], model: Decoder, tokenizer: Tokenizer | None) -> set[int]:
-    """The tokens among stop, once all of it is known to be good."""
-    if isinstance(stop, str):
-        raise ValueError(f"[generate] stop must be a list of strings and tokens, got {stop!r}")
+def _in_vocabulary(tokens: set[int], model: Decoder) -> set[int]:
     size = model.config.vocab_size
-    for each in stop:
-        if isinstance(each, str) and (not each or tokenizer is None):
-            wanted = "must not be empty" if not each else "needs a tokenizer"
-            raise ValueError(f"[generate] the stop string {each!r} {wanted}")
-        if not isinstance(each, str) and not 0 <= each < size:
-            raise ValueError(f"[generate] a stop token must be from 0 to {size - 1}, got {each}")
-    return {int(each) for each in stop if not isinstance(each, str)}
+    if tokens and max(tokens) >= size:
+        raise ValueError(f"[generate] a stop token must be from 0 to {size - 1}, got {max(tokens)}")
+    return tokens

@@ -2,30 +2,27 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from attnedit.tensor import Array
+
+Temperature = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+TopK = Annotated[int, Field(ge=0)]
+TopP = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """transformers' words, and its order: temperature, then top_k, then top_p."""
+    """transformers' words, and its order: temperature, then top_k, then top_p. Who makes it has checked them."""
 
-    temperature: float = 0.0  # 0: greedy, the first of equals
-    top_k: int = 0  # only the k most likely tokens; 0: all
-    top_p: float = 1.0  # only the fewest most likely tokens that have this probability together
-    seed: int = 0  # a sequence draws by the seed and its own index, so its neighbours do not matter
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"[generate] temperature must be at least 0 and finite, got {self.temperature}")
-        if self.top_k < 0:
-            raise ValueError(f"[generate] top_k must be at least 1, or 0 for all tokens, got {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"[generate] top_p must be above 0 and at most 1, got {self.top_p}")
-        if self.seed < 0:
-            raise ValueError(f"[generate] seed must be at least 0, got {self.seed}")
+    temperature: Temperature = 0.0  # 0: greedy, the first of equals
+    top_k: TopK = 0  # only the k most likely tokens; 0: all
+    top_p: TopP = 1.0  # only the fewest most likely tokens that have this probability together
+    seed: Seed = 0  # a sequence draws by the seed and its own index, so its neighbours do not matter
 
     def generator(self, sequence: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, sequence))

@@ -115,6 +115,9 @@ def test_what_is_no_template(tmp_path: Path) -> None:
         ([], "messages must have at least one message"),
         (["Hi"], "message 0 must be a mapping with a role, got 'Hi'"),
         ([{"content": "Hi"}], "message 0 must be a mapping with a role"),
+        ([*HELLO, {"role": "user"}], "message 1 must have content, text or a list of parts, got {'role': 'user'}"),
+        ([{"role": "user", "content": 3}], "message 0 must have content, text or a list of parts, got "),
+        ([{"role": "user", "content": "\udcff"}], "messages and variables must be as JSON has them: .* surrogates"),
     ],
 )
 def test_wrong_messages(tmp_path: Path, messages: Any, message: str) -> None:
@@ -122,13 +125,21 @@ def test_wrong_messages(tmp_path: Path, messages: Any, message: str) -> None:
         template(tmp_path, "x").render(messages)
 
 
+def test_a_message_may_call_tools_instead(tmp_path: Path) -> None:
+    called = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "look"}}]}
+    source = "{% for m in messages %}{{ m.content or m.tool_calls[0].function.name }}\n{% endfor %}"
+    assert template(tmp_path, source).render([*HELLO, called]) == "Hi\nlook\n"
+
+
 def test_messages_as_files_and_words(tmp_path: Path) -> None:
     path = tmp_path / "talk.json"
     path.write_text(json.dumps(HELLO))
     assert read_messages(path, None, None) == HELLO
     assert read_messages(None, "Hi", "Be kind.") == [{"role": "system", "content": "Be kind."}, *HELLO]
-    for text, message in (("[", "must be JSON"), ("{}", "must be a list of messages, got dict")):
-        path.write_text(text)
+    for text, message in (
+        (b"[", "must be JSON"), (b"{}", "must be a list of messages, got dict"), (b"\xff", "must be UTF-8, byte 0 is"),
+    ):  # fmt: skip
+        path.write_bytes(text)
         with pytest.raises(ValueError, match=message):
             read_messages(path, None, None)
     with pytest.raises(ValueError, match=r"must hold chat_template\.jinja, or tokenizer_config\.json"):

@@ -123,7 +123,7 @@ def asked(tmp_path: Path) -> list[str]:
     arc = write(tmp_path / "arc_tiny.jsonl", *items)
     last = write(tmp_path / "last.jsonl", *({"text": " ".join(rng.choice(some, 7))} for _ in range(5)))
     corpus = tmp_path / "corpus.txt"
-    corpus.write_text(words(3, 5))
+    corpus.write_text(words(60, 5))
     return [str(arc), f"lambada={last}", f"repeat_copy={corpus}"]
 
 
@@ -147,6 +147,10 @@ def test_both_models_side_by_side(folders: tuple[Path, Path], asked: list[str]) 
     p, n = compared["arc_tiny"].teacher["acc"].value, 12
     assert 0 < p < 1 and compared["arc_tiny"].teacher["acc"].stderr == pytest.approx(math.sqrt(p * (1 - p) / (n - 1)))
     assert evaluate_tasks(teacher, teacher, tokenizer, asked)["arc_tiny"].difference["acc"].stderr == 0
+    # Of many items with little spread it is exp(-mean) times the mean's; of others there is no formula.
+    spread = np.random.default_rng(0).normal(-2, 0.3, (2, 400))
+    errors = [score.stderr for score in task_scores._perplexities(spread[0], spread[0] + 0.01 * spread[1])]
+    assert errors[0] == pytest.approx(math.exp(2) * 0.3 / 20, rel=0.1) and errors[2] < errors[0] / 20
     alone = evaluate_tasks(teacher, teacher, tokenizer, asked[:1], limit=1)["arc_tiny"]
     assert alone.items == 1 and alone.teacher["acc"].stderr is None
     table = task_table(compared).splitlines()
@@ -166,7 +170,9 @@ def test_a_hopeless_perplexity_is_no_error(
     compared = evaluate_tasks(teacher, teacher, Tokenizer(folders[1]), asked[1:2])
     assert "| perplexity | inf | inf | +nan |" in task_table(compared)
     found = json.loads(json.dumps(summary(compared), allow_nan=False))
-    assert found["tasks"]["lambada"]["student"] == {"acc": 0, "acc_stderr": 0, "perplexity": None}
+    assert found["tasks"]["lambada"]["student"] == {
+        "acc": 0, "acc_stderr": 0, "perplexity": None, "perplexity_stderr": None,
+    }  # fmt: skip
 
 
 def test_the_command(
@@ -214,6 +220,8 @@ def test_what_is_too_long_loses_its_beginning(folders: tuple[Path, Path], tmp_pa
         ("absent.jsonl", "[tasks] absent.jsonl must be a file, a folder, or NAME=FILE"),
         ("arc=absent.jsonl", "[tasks] arc: absent.jsonl must be a file"),
         ("needle={corpus}", "[tasks] needle_64 item 1 needs "),
+        ("needle={short}", "short.txt must have at least 64 tokens, as the longest item, got "),
+        ("repeat_copy={short}", "short.txt must have at least 64 tokens, as the longest item, got "),
         ("{long}", "long.jsonl line 2 must fit the models' context of 64 tokens, "),
         ("{empty}", "empty must hold a .jsonl or .json file, got none"),
     ],
@@ -223,7 +231,10 @@ def test_bad_tasks_are_one_line(
 ) -> None:
     (tmp_path / "empty").mkdir()
     long = write(tmp_path / "long.jsonl", {"text": "the tree"}, {"text": "the " + "tree" * 90})
-    names = {"corpus": tmp_path / "corpus.txt", "long": long, "empty": tmp_path / "empty"}
+    (tmp_path / "short.txt").write_text("the tree runs")
+    names = {name: tmp_path / f"{name}.txt" for name in ("corpus", "short")} | {
+        "long": long, "empty": tmp_path / "empty",
+    }  # fmt: skip
     tokenizer = Tokenizer(folders[1])
     with pytest.raises((ValueError, OSError), match=re.escape(said)) as raised:
         read_tasks([task.format(**names)], tokenizer, 64)
@@ -234,10 +245,11 @@ def test_names_and_limits(folders: tuple[Path, Path], asked: list[str]) -> None:
     tokenizer = Tokenizer(folders[1])
     with pytest.raises(ValueError, match="every task must have its own name, got arc_tiny twice"):
         read_tasks([asked[0], asked[0]], tokenizer, 64)
-    with pytest.raises(ValueError, match="tasks must be a list, got"):
-        read_tasks(asked[0], tokenizer, 64)
-    with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
-        read_tasks(asked, tokenizer, 64, limit=0)
+    for tasks in (asked[0], None):
+        with pytest.raises(ValueError, match="tasks must be a list of files and folders, got"):
+            read_tasks(tasks, tokenizer, 64)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"limit must be at least 1, got 0; seed must be a whole number, got 1.5"):
+        read_tasks(asked, tokenizer, 64, limit=0, seed=1.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="sequence_length must be at most the models' 64, got 65"):
         read_tasks(asked, tokenizer, 64, sequence_length=65)
     assert [task.name for task in read_tasks(asked[2:], tokenizer, 2000)] == ["repeat_copy_512", "repeat_copy_1024"]

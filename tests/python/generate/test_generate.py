@@ -108,14 +108,25 @@ def test_who_stops_early_has_what_came_so_far(model: Decoder, tokenizer: Tokeniz
         (["the"], {"tokenizer": None}, "prompt 0 is text, so a tokenizer must be given, got none"),
         ([[1], []], {}, "prompt 1 must have at least one token, got none"),
         ([[1, 300]], {}, "prompt 0 must have tokens from 0 to 299, got 1 to 300"),
-        ([[0.5]], {}, r"prompt 0 must be whole numbers \[T\], got float64 \[1\]"),
+        ([[0.5]], {}, r"prompt 0 must be text or whole numbers \[T\], got \[0.5\]"),
+        ([[1, [2]]], {}, r"prompt 0 must be text or whole numbers \[T\], got \[1, \[2\]\]"),
         ([[1] * 60], {"max_new_tokens": 5}, "prompt 0 and new tokens must fit max_position_embeddings 64, got 60 + 5"),
         ([[1]], {"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
-        ([[1]], {"stop": "abc"}, "stop must be a list of strings and tokens, got 'abc'"),
-        ([[1]], {"stop": [""]}, "the stop string '' must not be empty"),
+        (None, {}, "prompts must be a list of at least one prompt, got None"),
+        ([None], {}, r"prompt 0 must be text or whole numbers \[T\], got None"),
+        (["the \udcff"], {}, r"prompt 0 must be Unicode text, got 'the \\udcff'"),
+        ([[1]], {"max_new_tokens": 1.5}, r"max_new_tokens must be a whole number, got 1.5"),
+        ([[1]], {"temperature": "a"}, "temperature must be a number, got 'a'"),
+        ([[1]], {"temperature": float("nan")}, "temperature must be a finite number, got nan"),
+        ([[1]], {"top_k": 2.5}, "top_k must be a whole number, got 2.5"),
+        ([[1]], {"top_p": 0.0}, "top_p must be greater than 0, got 0.0"),
+        ([[1]], {"seed": None}, "seed must be a whole number, got None"),
+        ([[1]], {"eos_token_id": "</s>"}, "eos_token_id must be a whole number or a list, got '</s>'"),
+        ([[1]], {"stop": "abc"}, "stop must be a list, got 'abc'"),
+        ([[1]], {"stop": [""]}, "stop.0 must be a whole number or some text, got ''"),
         ([[1]], {"stop": ["a"], "tokenizer": None}, "the stop string 'a' needs a tokenizer"),
         ([[1]], {"stop": [300]}, "a stop token must be from 0 to 299, got 300"),
-        ([[1]], {"cache_dtype": "int4"}, "dtype must be one of float32, bfloat16, float16, got 'int4'"),
+        ([[1]], {"cache_dtype": "int4"}, "cache_dtype must be 'float32', 'bfloat16' or 'float16', got 'int4'"),
         ([[1]], {"temperature": -1.0}, "temperature must be at least 0"),
     ],
 )
@@ -125,6 +136,30 @@ def test_it_refuses_by_name(
     options: dict[str, Any] = {"tokenizer": tokenizer, "max_new_tokens": 3} | changes
     with pytest.raises(ValueError, match=message.replace("+", r"\+")):
         stream(model, prompts, **options)
+
+
+def test_numpys_numbers_are_numbers(model: Decoder) -> None:
+    said: dict[str, Any] = {"max_new_tokens": 6, "temperature": 0.5, "top_k": 9, "eos_token_id": [4, 7], "seed": 2}
+    theirs = {key: np.array(value)[()] for key, value in said.items()}
+    first, second = (generate(model, [[1, 2]], stop=[8], **each)[0].tokens.tolist() for each in (said, theirs))
+    assert first == second
+
+
+def test_names_are_no_models(model: Decoder) -> None:
+    with pytest.raises(TypeError, match="model must be a Decoder, as load gives it, got 'folder'"):
+        generate("folder", [[1]])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"tokenizer must be a data\.Tokenizer, got 'folder'"):
+        generate(model, ["a"], "folder")  # type: ignore[arg-type]
+
+
+def test_what_has_no_effect_is_told(folder: Path, model: Decoder, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"top_k, seed not used: greedy, as nothing is drawn without a temperature"):
+        generate(model, [[1]], max_new_tokens=1, top_k=3, seed=1)
+    penalised = with_settings(folder, tmp_path / "qwen2.5", QWEN | {"repetition_penalty": 1.05, "typical_p": 1.0})
+    with pytest.warns(UserWarning, match=r"\[generation_config.json\] not applied: repetition_penalty 1.05$"):
+        generate(penalised, [[1]])
+    warm = with_settings(folder, tmp_path / "warm", QWEN | {"temperature": 1.5})
+    generate(warm, [[1]])
 
 
 def with_settings(folder: Path, copy: Path, settings: object) -> Decoder:
@@ -150,7 +185,8 @@ def test_the_folders_settings_hold_where_nothing_else_is_said(folder: Path, tmp_
     assert all(len(each) == 9 for each in sampled)
     for change in ({"temperature": 2.0}, {"top_k": 3}, {"top_p": 0.5}, {"max_new_tokens": 4}):
         assert tokens(model, seed=2, **change) == tokens(plain, seed=2, **(said | change)) != sampled, change
-    assert tokens(model, temperature=0) == tokens(plain, **(said | {"temperature": 0}))
+    with pytest.warns(UserWarning, match="top_k, top_p not used"):
+        assert tokens(model, temperature=0) == tokens(plain, **(said | {"temperature": 0}))
     end = sampled[0][3]
     (first, _) = generate(model, prompts, seed=2, eos_token_id=end)
     assert first.finish_reason == "eos" and first.tokens.tolist() == sampled[0][: sampled[0].index(end) + 1]
@@ -260,7 +296,13 @@ def test_the_command_refuses_in_one_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for arguments, message in (
-        ((), "[generate] one of --prompt, --chat and --messages must be given"),
+        ((), "[generate] one of --prompt, --chat, --messages must be given, got none"),
+        (
+            ("--prompt", "a", "--chat", "b"),
+            "[generate] one of --prompt, --chat, --messages must be given, got --prompt and --chat",
+        ),
+        (("--prompt", "a", "--system", "b"), "[generate] --system must come with --chat, got --prompt"),
+        (("--prompt", "a", "--stop", "\udcff"), "Invalid value for '--stop': it must be UTF-8"),
         (("--prompt", "a", "--stop-token", "<|no|>"), "[tokenizer] token '<|no|>' is not in the vocabulary"),
         (("--chat", "hello"), f"[chat template] {folder} must hold chat_template.jinja"),
     ):

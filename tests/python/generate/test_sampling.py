@@ -45,21 +45,6 @@ def test_greedy_takes_the_first_of_equals() -> None:
     assert sampling.choose(np.array([0, 2, 2, 1], np.float32), sampling.generator(0)) == 1
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"temperature": float("nan")}, "temperature must be at least 0 and finite, got nan"),
-        ({"temperature": float("inf")}, "temperature must be at least 0 and finite, got inf"),
-        ({"top_k": -1}, "top_k must be at least 1, or 0 for all tokens, got -1"),
-        ({"top_p": 0.0}, "top_p must be above 0 and at most 1, got 0.0"),
-        ({"seed": -1}, "seed must be at least 0, got -1"),
-    ],
-)
-def test_it_refuses_by_name(changes: dict[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Sampling(**changes)  # type: ignore[arg-type]
-
-
 def test_logits_that_are_no_numbers_are_told() -> None:
     with pytest.raises(ValueError, match="logits must be finite, got nan for token 1"):
         Sampling().choose(np.array([0, np.nan], np.float32), np.random.default_rng(0))

@@ -1,6 +1,7 @@
 """lm-evaluation-harness over our model: it says what our own evaluation says, and what its transformers model says."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +68,14 @@ def real_files(material: Path, folder: Path) -> dict[str, Path]:
     return found
 
 
-def harness(model: Any, files: dict[str, Path]) -> dict[str, Any]:
+def harness(model: Any, files: dict[str, Path], **more: Any) -> dict[str, Any]:
     tasks = [
         {"task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(path)}},
          "test_split": "test"} | (LAST_WORD if name.startswith("lambada") else CHOICES)
         for name, path in files.items()
     ]  # fmt: skip
     manager = TaskManager(include_defaults=False)  # reading its own thousands of tasks takes longer than all the rest
-    found = lm_eval.simple_evaluate(model=model, tasks=tasks, bootstrap_iters=10, task_manager=manager)
+    found = lm_eval.simple_evaluate(model=model, tasks=tasks, task_manager=manager, **more)
     assert found is not None
     return found  # type: ignore[no-any-return]
 
@@ -95,8 +96,8 @@ def check(judged: Any, folder: Path, files: dict[str, Path]) -> None:
         figures = theirs["results"][task.name]
         for metric, score in ours[task.name].teacher.items():
             assert figures[f"{metric},none"] == pytest.approx(score.value, rel=1e-3), (task.name, metric)
-            if metric != "perplexity":
-                assert figures[f"{metric}_stderr,none"] == pytest.approx(score.stderr, abs=1e-3), (task.name, metric)
+            near = {"rel": 1e-3} if metric == "perplexity" else {"abs": 1e-3}
+            assert figures[f"{metric}_stderr,none"] == pytest.approx(score.stderr, **near), (task.name, metric)
     assert len({score.value for task in ours.values() for score in task.teacher.values()}) > 2  # they differ
 
 
@@ -150,6 +151,46 @@ def test_rolling_and_generation_are_the_peers(peer: Any, monkeypatch: pytest.Mon
         Asked(text[:900], until), Asked("class Error(", until),
     ]  # fmt: skip
     assert ours.generate_until(asked) == peer.generate_until(asked, disable_tqdm=True)
+
+
+def test_chats_are_the_peers(tmp_path: Path) -> None:
+    """A template that begins with the token that texts begin with, trims, and takes no system message."""
+    pytest.importorskip("torch", reason="torch is not installed")
+    pytest.importorskip("accelerate", reason="accelerate is not installed, which lm-eval's transformers model needs")
+    from lm_eval.models.huggingface import HFLM
+
+    folder = Path(shutil.copytree(TEACHER, tmp_path / "chat"))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "chat_template.jinja").write_text(
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "# {{ m.role }}: {{ m.content | trim }}\n{% endfor %}{% if add_generation_prompt %}# assistant:"
+        "{% if enable_thinking is false %} pass{% endif %}{% endif %}"
+    )
+    assert settings["bos_token"]
+    ours = AttnEditLM(folder, batch_size=4, enable_thinking=False)
+    theirs = HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=4, enable_thinking=False)
+    talk = [{"role": "user", "content": " def f(): "}, {"role": "assistant", "content": "return "}]
+    for said, more in (
+        (talk[:1], {}), (talk, {"add_generation_prompt": False}), (talk[:1], {"add_generation_prompt": True}),
+    ):  # fmt: skip
+        assert ours.apply_chat_template(said, **more) == theirs.apply_chat_template(said, **more)
+    system = [{"role": "system", "content": "Be kind."}, *talk]
+    with pytest.warns(UserWarning, match="the chat template takes no system message"):
+        assert ours.apply_chat_template(system) == theirs.apply_chat_template(system)
+    text = ours.apply_chat_template(talk[:1])
+    assert ours.tok_encode(text) == theirs.tok_encode(text)
+    assert ours.chat_template(True) == theirs.chat_template(True) and ours.chat_template(False) is None
+    found = [
+        harness(model, made_files(tmp_path), apply_chat_template=True, fewshot_as_multiturn=True)
+        for model in (ours, theirs)
+    ]
+    for name in found[0]["results"]:
+        for mine, other in zip(*(each["samples"][name] for each in found), strict=True):
+            assert mine["arguments"] == other["arguments"] and "# assistant: pass" in str(mine["arguments"])
+            for a, b in zip(mine["resps"], other["resps"], strict=True):
+                assert a[0][0] == pytest.approx(b[0][0], abs=1e-3)
+    with pytest.raises(ValueError, match="apply_chat_template must be true or default, got 'rag'"):
+        ours.chat_template("rag")
 
 
 def test_what_it_cannot_do_is_said() -> None:

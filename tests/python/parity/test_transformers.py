@@ -215,7 +215,7 @@ def test_chat_templates_render_alike(tmp_path: Path, thinking: bool) -> None:
         "    {% generation %}{{ m.content | tojson(indent=1) }}{% endgeneration %}\n{% endfor %}\n"
         "{%- if add_generation_prompt %}{{ '>' if thinking else '' }}{% endif %}"
     )
-    messages = [{"role": "user", "content": ["<ä&\n>", {"b": 1, "a": None}]}, {"role": "end"}]
+    messages = [{"role": "user", "content": ["<ä&\n>", {"b": 1, "a": None}]}, {"role": "end", "content": ""}]
     (theirs,), _ = render_jinja_template(
         [messages], chat_template=source, add_generation_prompt=True, bos_token="<s>", thinking=thinking
     )
