@@ -139,7 +139,7 @@ class Bench:
                     self.lose(side, failed, found)
                     continue
                 for difference in differences(case, mine, mine if side == OURS else theirs):
-                    self.console.print(f"[red]{kernel} {case.name} {case.direction}: {side.name}: {difference}")
+                    self.tell(f"{kernel} {case.name} {case.direction}: {side.name}: {difference}")
                     right, self.wrong = False, True
         for left in () if heavy or self.quick else reversed(range(ROUNDS)):
             for side in list(found):
@@ -178,9 +178,12 @@ class Bench:
         counted = found["samples"] if side != OURS and seconds > WARM else found["samples"][1:]
         return found | {"seconds": seconds, "samples": counted, "others": 0.0, "wall": 0.0}
 
+    def tell(self, what: str) -> None:
+        self.console.print(what, style="red", markup=False, highlight=False)
+
     def lose(self, side: Side, failed: SideFailed, found: dict[Side, Any]) -> None:
         """A side that failed is told; where its process died, what else was prepared there is lost."""
-        self.console.print(f"[red]{side.name}{' (kept)' if side.kept else ''} failed: {failed}", highlight=False)
+        self.tell(f"{side.name}{' (kept)' if side.kept else ''} failed: {failed}")
         self.wrong |= side == OURS
         gone = {side}
         if isinstance(failed, SideDied):

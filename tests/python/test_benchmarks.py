@@ -149,7 +149,7 @@ def peer(folder: Path, does: str = "kill -9 $$") -> str:
     [
         ("kill -9 $$", "its process was ended by SIGKILL: out of memory?"),
         ("exit 3", "its process ended with status 3"),
-        ("""while read asked; do echo '{"failed": "MemoryError: 8 GB"}'; done""", "MemoryError: 8 GB"),
+        ("""while read asked; do echo '{"failed": "[alloc.cpp] no 8 GB"}'; done""", "[alloc.cpp] no 8 GB"),
     ],
 )
 def test_a_peer_that_fails_is_told_and_the_rest_goes_on(tmp_path: Path, does: str, said: str) -> None:
