@@ -39,6 +39,7 @@ class Case:
     dtype: str = "float32"
     tolerance: float = 1e-4  # of the greatest number of an answer
     threads: int | None = None  # None: every core
+    kept: bool = True  # beside torch that keeps its memory too, not only as shipped
     long: bool = False  # only when asked for
     steps: bool = False  # a run goes on where the one before ended: the answers are those of the second
     quick: bool = field(init=False)  # small enough to check the answers in passing

@@ -110,7 +110,7 @@ class Bench:
             if not peer.startswith("torch"):
                 sides.append(Side(peer))
             elif self.peer_python:
-                sides += [Side(peer)] if self.quick else [Side(peer), Side(peer, kept=True)]
+                sides += [Side(peer), Side(peer, kept=True)] if case.kept and not self.quick else [Side(peer)]
         return sides
 
     def close(self) -> None:

@@ -44,7 +44,7 @@ def step_of(rows: int, length: int, **options: Any) -> Case:
 STEP, SMALL = step_of(2, 2048), step_of(2, 64, long=True)
 CASES = [
     STEP,
-    STEP.in_bfloat16("torch autocast"),
+    replace(STEP.in_bfloat16("torch autocast"), kept=False),
     replace(STEP, peers=("torch sdpa, fused AdamW",), long=True),
     SMALL,
     SMALL.in_bfloat16("torch autocast"),

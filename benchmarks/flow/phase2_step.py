@@ -55,7 +55,7 @@ def recomputed(step: Case, **options: Any) -> Case:
 STEP, SMALL = step_of(LAYERS, 1024), step_of(2, 32, long=True)
 CASES = [
     STEP,
-    STEP.in_bfloat16("torch autocast"),
+    replace(STEP.in_bfloat16("torch autocast"), kept=False),
     recomputed(STEP, peers=(), long=True),
     recomputed(STEP, peers=(), long=True).in_bfloat16(),
     replace(STEP, peers=("torch sdpa, fused AdamW",), long=True),

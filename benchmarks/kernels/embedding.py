@@ -13,7 +13,8 @@ QWEN = SHAPES["Qwen3-0.6B"]
 CASES = [
     Case(
         f"Qwen3-0.6B T{t} V{v}", direction, {"T": t, "D": d, "V": v}, "copy", 4.0 * t * d * streams,
-        ("torch embedding", "numpy take") if direction == "forward" else ("torch embedding",), long=t < 16384,
+        ("torch embedding", "numpy take") if direction == "forward" else ("torch embedding",),
+        long=t < 16384 or direction == "forward",
     )
     for t in (2048, 16384)
     for d, v in [(QWEN["hidden_size"], QWEN["vocab_size"])]

@@ -22,7 +22,7 @@ FLOAT32 = [
     Case(
         f"{name}{' bfloat16 weights' if half else ''} T{t}", direction,
         {"T": t, "E": e, "k": k, "I": i, "O": o, "half": half}, "fma", 2.0 * t * k * i * o * products,
-        ("torch loop", "torch grouped_mm", "numpy loop"),
+        ("torch loop", "torch grouped_mm", *(("numpy loop",) if t < 512 else ())),
         long=direction == "forward" or half or t != 512 or name.endswith("down_proj"),
     )
     for name, t, half in (
@@ -33,11 +33,7 @@ FLOAT32 = [
     for e, k, i, o in (SIZES[name],)
     for direction, products in (("forward", 1), ("f+b", 2))
 ]  # fmt: skip
-BFLOAT16 = [
-    replace(case.in_bfloat16("torch loop"), long=case.direction == "forward" or "gate_proj" not in case.name)
-    for case in FLOAT32
-    if case.shape["half"]
-]
+BFLOAT16 = [replace(case.in_bfloat16("torch loop"), long=True) for case in FLOAT32 if case.shape["half"]]
 CASES = FLOAT32 + BFLOAT16
 
 
