@@ -9,8 +9,8 @@ JOBS := $(shell nproc)
 PEER := $(or $(ATTNEDIT_PEER_PYTHON),.venv-peer/bin/python)
 HAS_PEER = $(PEER) -c "from importlib.metadata import version as v; v('torch'), v('transformers')" 2>/dev/null
 
-.PHONY: demo test parity parity-table check check-all check-neon bench bench-long bench-plots bench-tools peer setup fuzz
-.PHONY: install cpp clean scaling
+.PHONY: demo test parity parity-table check check-all check-neon bench bench-long bench-plots bench-tools peer setup fuzz soak
+.PHONY: install cpp clean scaling races
 
 demo: install
 	$(VENV)/bin/python examples/stdlib_text.py runs/stdlib
@@ -67,8 +67,15 @@ check-all: check test check-neon bench-tools
 	cmake -S . -B build/sanitize -G Ninja -DBUILD_TESTING=ON -DATTNEDIT_SANITIZE=ON
 	cmake --build build/sanitize -j $(JOBS)
 	OMP_NUM_THREADS=2 ctest --test-dir build/sanitize --output-on-failure -j $(JOBS)
+	$(MAKE) --no-print-directory races soak
 	$(PY) benchmarks/run.py --quick
 	$(MAKE) --no-print-directory scaling
+
+# ThreadSanitizer over everything that runs on more than one thread.
+races: setup
+	cmake -S . -B build/races -G Ninja -DBUILD_TESTING=ON -DATTNEDIT_SANITIZE=thread
+	cmake --build build/races -j $(JOBS)
+	OMP_NUM_THREADS=3 ctest --test-dir build/races --output-on-failure -j $(JOBS)
 
 # What plan says of memory, disk and time at Qwen3-0.6B's width, two layers deep, beside what a run takes.
 scaling: install
@@ -82,6 +89,12 @@ SECONDS := 60
 fuzz: install
 	$(PY) -m pip install -q atheris
 	$(PY) tests/fuzz/run.py $(SECONDS) $(T)
+
+# Conversions that are killed, starved, moved and damaged, and must end with the same bits: make soak KILLS=1000 SEED=7.
+KILLS := 100
+SEED := 0
+soak: install
+	$(PY) tests/soak/soak.py --kills $(KILLS) --seed $(SEED)
 
 # The same sources for ARM: they compile, and their products are NEON's multiply-adds.
 check-neon:

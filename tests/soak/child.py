@@ -10,14 +10,14 @@ import resource
 import signal
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# What changes files, of Python's audit events; the safetensors writer touches a file before and changes its mode behind.
+# What changes files, of Python's audit events. A safetensors file is touched before its writer, and its mode set behind.
 EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "shutil.copyfile"}
 MEAN_DELAY = 0.004  # seconds from such an event to the kill: into what is between it and the next one
 YEAR = 365 * 86400.0
@@ -26,7 +26,7 @@ YEAR = 365 * 86400.0
 @dataclass
 class Trouble:
     """kinds: how often each kind of change of a file is in an undisturbed run. density: how likely a kill is at a kind
-    that a run has once; where it has n of them, it is an n-th of that at each, so that rare moments are met as often."""
+    that a run has once; where it has n of them, an n-th of that at each, so that rare moments are met as often."""
 
     seed: int
     density: float = 0.0
@@ -71,21 +71,21 @@ def _child(command: list[str], folder: Path, trouble: Trouble, mark: int, said: 
     code: object = 1
     met: list[str] = []
     try:
-        with said.open("w", buffering=1) as errors, open(os.devnull, "w") as nowhere:
-            with redirect_stderr(errors), redirect_stdout(nowhere):
-                _watch(folder, trouble, mark, met)
-                _limit(trouble)
-                sys.argv = ["attnedit", *command]
-                from attnedit.cli import main
+        with said.open("w", buffering=1) as errors:
+            os.dup2(errors.fileno(), 2)  # libraries that give up write there
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            _watch(folder, trouble, mark, met)
+            _limit(trouble)
+            sys.argv = ["attnedit", *command]
+            from attnedit.cli import main
 
-                try:
-                    main()
-                except SystemExit as end:
-                    code = end.code
-                except BaseException:
-                    import traceback
-
-                    traceback.print_exc()
+            try:
+                main()
+            except SystemExit as end:
+                code = end.code
+            except BaseException:
+                traceback.print_exc()
+            sys.stderr.flush()
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         counted.write_text("\n".join(met))
     finally:
@@ -99,9 +99,10 @@ def _watch(folder: Path, trouble: Trouble, mark: int, met: list[str]) -> None:
         if event not in EVENTS or not isinstance(arguments[0], str | os.PathLike):
             return
         path = os.fspath(arguments[0])
-        if not path.startswith(inside) or event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR):
+        if not path.startswith(inside) or (event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR)):
             return
-        kind = f"{event} {re.sub(r'[0-9a-f]{16}|[0-9]+', '#', path[len(inside) :])}"
+        path = re.sub(r"[0-9a-f]{16}|[0-9]+", "#", path[len(inside) :])
+        kind = f"{event} {re.sub('[.]partial/.*', '.partial/*', path)}"  # a folder being written is one
         met.append(kind)
         if rng.random() * max(1, trouble.kinds[kind]) < trouble.density:
             os.write(mark, b"!")

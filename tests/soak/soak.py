@@ -3,10 +3,10 @@
     python tests/soak/soak.py --kills 100 --seed 0
 
 Kills fall where files change: while the text is tokenised, the layers initialised, in the store of hidden states, the
-training states of both phases, the evaluations, the student and the export. Between them the disk refuses files that are
-too long, the system refuses memory, the clock jumps, the whole folder is moved, and a bit is flipped in what a run keeps
-for itself: that must be told by the file's name and be made again, by itself or once the file is removed. Ends with
-exit status 1 at the first difference from an undisturbed run.
+training states of both phases, the evaluations, the student and the export. Between them the disk refuses long files,
+the system refuses memory, the clock jumps, the whole folder is moved, and a bit is flipped in what a run keeps for
+itself: that must be told by the file's name and be made again, by itself or once the file is removed. Ends with exit
+status 1 at the first difference from an undisturbed run.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from child import YEAR, Trouble, apart, run
 from safetensors.numpy import load_file
 from tiny import write_recipe
@@ -109,7 +109,6 @@ class Soak:
         trouble = Trouble(self.rng.randrange(1 << 30), DENSITY, self.kinds)
         if self.rng.random() < CLOCK:
             trouble.clock = self.rng.uniform(-YEAR, YEAR)
-            self.counts["(clock)"] += 1
         if self.rng.random() < STARVED:
             trouble.density = 0
             if self.rng.random() < 0.5:
@@ -146,8 +145,12 @@ class Soak:
 
     def judge(self, code: int, said: str, trouble: Trouble, flipped: list[str], folder: Path, step: int) -> None:
         """A child that did not finish must have been killed, or have told in one line what it lacked."""
+        self.counts["(clock)"] += trouble.clock != 0
         if code == -9:
             self.counts["export" if step else stage(folder / "run")] += 1
+            return
+        if trouble.address_bytes is not None and "emory allocation" in said:
+            self.counts["(memory refused, a library ended the process)"] += 1
             return
         told = [line for line in said.splitlines() if line.startswith("attnedit: ")]
         starved = trouble.file_bytes is not None or trouble.address_bytes is not None
