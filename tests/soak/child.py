@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# What changes files, of Python's audit events. A safetensors file is touched before its writer, and its mode set behind.
+# What changes files, of Python's audit events. A safetensors file is touched before its writer, chmod comes behind.
 EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "shutil.copyfile"}
 MEAN_DELAY = 0.004  # seconds from such an event to the kill: into what is between it and the next one
 YEAR = 365 * 86400.0
