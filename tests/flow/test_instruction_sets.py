@@ -3,11 +3,11 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command import ATTNEDIT
 from safetensors.numpy import load_file
 from tiny import write_recipe
 
@@ -21,8 +21,9 @@ def convert(folder: Path, tier: str) -> Path | None:
     """None where the processor lacks it."""
     folder.mkdir()
     recipe = write_recipe(folder, layerwise={"tokens": 16_000}, modelwise={"tokens": 16_000})
-    command = [sys.executable, "-c", "from attnedit.cli import main; main()", "convert", str(recipe)]
-    done = subprocess.run(command, env=os.environ | {"ATTNEDIT_ISA": tier}, capture_output=True, text=True)
+    done = subprocess.run(
+        [*ATTNEDIT, "convert", str(recipe)], env=os.environ | {"ATTNEDIT_ISA": tier}, capture_output=True, text=True
+    )
     if done.returncode == 2 and "[ATTNEDIT_ISA]" in done.stderr:
         return None
     assert done.returncode == 0, done.stderr

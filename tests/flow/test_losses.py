@@ -12,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command import ATTNEDIT
 from tiny import write_recipe
 
-MAIN = "from attnedit.cli import main; main()"
+MAIN = ATTNEDIT[-1]
 WRONG_CLOCK = "import time; real = time.time; time.time = lambda: real() - 4e8; " + MAIN
 SCARCE = """
 import resource, attnedit.convert, attnedit.cli
@@ -52,16 +53,6 @@ def refusal(code: int, said: str) -> str:
 
 def half_written(folder: Path) -> list[Path]:
     return [path for path in folder.rglob(".*") if path.name != ".lock"]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A conversion that nobody disturbed."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    write_recipe(folder)
-    code, said = converted(folder)
-    assert code == 0, said
-    return folder
 
 
 def interrupted(folder: Path, mark: str, send: signal.Signals) -> subprocess.Popen[str]:
