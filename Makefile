@@ -10,7 +10,7 @@ PEER := $(or $(ATTNEDIT_PEER_PYTHON),.venv-peer/bin/python)
 HAS_PEER = $(PEER) -c "from importlib.metadata import version as v; v('torch'), v('transformers')" 2>/dev/null
 
 .PHONY: demo test parity parity-table check check-all check-neon bench bench-long bench-plots bench-tools peer setup fuzz soak
-.PHONY: install cpp clean scaling races
+.PHONY: install cpp clean scaling races memcheck
 
 demo: install
 	$(VENV)/bin/python examples/stdlib_text.py runs/stdlib
@@ -67,7 +67,7 @@ check-all: check test check-neon bench-tools
 	cmake -S . -B build/sanitize -G Ninja -DBUILD_TESTING=ON -DATTNEDIT_SANITIZE=ON
 	cmake --build build/sanitize -j $(JOBS)
 	OMP_NUM_THREADS=2 ctest --test-dir build/sanitize --output-on-failure -j $(JOBS)
-	$(MAKE) --no-print-directory races soak
+	$(MAKE) --no-print-directory races memcheck soak
 	$(PY) benchmarks/run.py --quick
 	$(MAKE) --no-print-directory scaling
 
@@ -76,6 +76,14 @@ races: setup
 	cmake -S . -B build/races -G Ninja -DBUILD_TESTING=ON -DATTNEDIT_SANITIZE=thread
 	cmake --build build/races -j $(JOBS)
 	OMP_NUM_THREADS=3 ctest --test-dir build/races --output-on-failure -j $(JOBS)
+
+# The runtime under valgrind, which knows no AVX-512.
+memcheck: cpp
+	@command -v valgrind >/dev/null || ($(SUDO) apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq valgrind)
+	ATTNEDIT_ISA=portable OMP_NUM_THREADS=2 valgrind --quiet --error-exitcode=9 --leak-check=full --fair-sched=yes \
+	  --errors-for-leak-kinds=definite --suppressions=tests/cpp/support/valgrind.supp $(BUILD)/tests/cpp/attnedit_tests \
+	  --gtest_filter='Backend*:Device*:Event*:LostFile*:Memory*:Parallel*:Profile*:Rehearsal*:Stream*'
 
 # What plan says of memory, disk and time at Qwen3-0.6B's width, two layers deep, beside what a run takes.
 scaling: install
