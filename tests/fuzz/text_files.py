@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import io
 import random
+import zlib
 from pathlib import Path
 
 import pyarrow
@@ -28,7 +29,7 @@ def mutated(data: bytes, seed: int) -> bytes | None:
     """What is inside a compressed file, changed; None where there is no such thing."""
     kind, rng = data[0] % len(SUFFIXES) if data else 0, random.Random(seed)
     inside = bytearray()
-    with contextlib.suppress(OSError, EOFError, ValueError, zstandard.ZstdError):
+    with contextlib.suppress(OSError, EOFError, zlib.error, zstandard.ZstdError):
         if SUFFIXES[kind].endswith(".gz"):
             inside = bytearray(gzip.GzipFile(fileobj=io.BytesIO(data[1:])).read(1 << 16))
         elif SUFFIXES[kind].endswith(".zst"):
