@@ -20,7 +20,7 @@ TIERS = ("portable", "avx2", "avx512", "avx512_bf16", "amx")
 def convert(folder: Path, tier: str) -> Path | None:
     """None where the processor lacks it."""
     folder.mkdir()
-    recipe = write_recipe(folder, layerwise={"tokens": 16_000}, modelwise={"tokens": 16_000})
+    recipe = write_recipe(folder, layerwise={"tokens": 8_000}, modelwise={"tokens": 8_000})
     done = subprocess.run(
         [*ATTNEDIT, "convert", str(recipe)], env=os.environ | {"ATTNEDIT_ISA": tier}, capture_output=True, text=True
     )
