@@ -159,7 +159,7 @@ class Soak:
         if code != 2 or len(told) != 1 or "Traceback" in said:
             sys.exit(f"exit status {code} under {trouble.file_bytes=} {trouble.address_bytes=} {flipped=}:\n{said}")
         damaged = [path for path in flipped if str(folder / path) in told[0]]
-        if damaged:
+        if damaged and trouble.file_bytes is None:  # else it may be the disk that refuses this file
             (folder / damaged[0]).unlink()  # as it says
             self.counts["(damage named, made again)"] += 1
         elif starved:

@@ -91,7 +91,7 @@ class Part:
                 raise ValueError(f"must be a JSON object, got {type(row).__name__}")
             if not isinstance(row.get(self.field), str):
                 got = type(row[self.field]).__name__ if self.field in row else f"keys {', '.join(row) or 'none'}"
-                raise ValueError(f"must have text under {self.field!r}, got {got[:80]}")
+                raise ValueError(f"must have text under {self.field!r}, got {_line(got)[:80]}")
             text: str = row[self.field]
             text.encode()  # an escape may stand for half a character
             return text
@@ -149,19 +149,24 @@ def _parquet(path: Path, field: str) -> Any:
         raise ValueError(f"[data] {path} must be parquet as it is, which is compressed inside")
     try:
         file = parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
+        schema = file.schema_arrow
+        names = schema.names
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _no_parquet(path, error) from None
-    schema = file.schema_arrow
-    if field not in schema.names:
-        raise ValueError(f"[data] {path} must have a column {field!r}, got {', '.join(schema.names)[:200]}")
+    if field not in names:
+        raise ValueError(f"[data] {path} must have a column {field!r}, got {_line(', '.join(names))[:200]}")
     kind = schema.field(field).type
     if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
         raise ValueError(f"[data] {path} must have text in its column {field!r}, got {kind}")
     return file
 
 
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
 def _no_parquet(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"[data] {path} must be a parquet file: {' '.join(str(error).split())[:500]}")
+    return ValueError(f"[data] {path} must be a parquet file: {_line(str(error))[:500]}")
 
 
 def _split(texts: Iterable[str], separator: str | None) -> Iterator[str]:

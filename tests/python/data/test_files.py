@@ -159,7 +159,7 @@ def test_a_compressed_bomb_is_read_in_little_memory(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("name", [b"document 700", b"PAR1"])
+@pytest.mark.parametrize("name", [b"document 700", b"PAR1", b"text"])
 def test_a_damaged_parquet_file_is_named(tmp_path: Path, name: bytes) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
