@@ -9,8 +9,8 @@ JOBS := $(shell nproc)
 PEER := $(or $(ATTNEDIT_PEER_PYTHON),.venv-peer/bin/python)
 HAS_PEER = $(PEER) -c "from importlib.metadata import version as v; v('torch'), v('transformers')" 2>/dev/null
 
-.PHONY: demo test parity parity-table check check-all check-neon bench bench-long bench-plots bench-tools peer setup fuzz
-.PHONY: install cpp clean scaling
+.PHONY: demo test parity parity-table check check-all check-neon bench bench-long bench-plots bench-tools peer setup fuzz soak
+.PHONY: install cpp clean scaling races memcheck sanitize-python
 
 demo: install
 	$(VENV)/bin/python examples/stdlib_text.py runs/stdlib
@@ -67,8 +67,29 @@ check-all: check test check-neon bench-tools
 	cmake -S . -B build/sanitize -G Ninja -DBUILD_TESTING=ON -DATTNEDIT_SANITIZE=ON
 	cmake --build build/sanitize -j $(JOBS)
 	OMP_NUM_THREADS=2 ctest --test-dir build/sanitize --output-on-failure -j $(JOBS)
+	$(MAKE) --no-print-directory sanitize-python races memcheck soak
 	$(PY) benchmarks/run.py --quick
 	$(MAKE) --no-print-directory scaling
+
+# The kernels as Python calls them. Python itself leaves memory behind, so leaks are not looked for.
+sanitize-python: install
+	$(PY) -m pip install -q --no-deps --upgrade --target build/sanitized . -C cmake.define.ATTNEDIT_SANITIZE=ON
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
+	  OMP_NUM_THREADS=2 PYTHONPATH=build/sanitized $(PY) -m pytest -q tests/python/ops tests/python/models
+
+# ThreadSanitizer over everything that runs on more than one thread.
+races: setup
+	cmake -S . -B build/races -G Ninja -DBUILD_TESTING=ON -DATTNEDIT_SANITIZE=thread
+	cmake --build build/races -j $(JOBS)
+	OMP_NUM_THREADS=3 ctest --test-dir build/races --output-on-failure -j $(JOBS)
+
+# The runtime under valgrind, which knows no AVX-512 and flushes no subnormals.
+memcheck: cpp
+	@command -v valgrind >/dev/null || ($(SUDO) apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq valgrind)
+	ATTNEDIT_ISA=portable OMP_NUM_THREADS=2 valgrind --quiet --error-exitcode=9 --leak-check=full --fair-sched=yes \
+	  --errors-for-leak-kinds=definite --suppressions=tests/cpp/support/valgrind.supp $(BUILD)/tests/cpp/attnedit_tests \
+	  --gtest_filter='Backend*:Device*:Event*:LostFile*:Memory*:Parallel*:Profile*:Rehearsal*:Stream*:-Parallel.FlushesSubnormals*'
 
 # What plan says of memory, disk and time at Qwen3-0.6B's width, two layers deep, beside what a run takes.
 scaling: install
@@ -82,6 +103,12 @@ SECONDS := 60
 fuzz: install
 	$(PY) -m pip install -q atheris
 	$(PY) tests/fuzz/run.py $(SECONDS) $(T)
+
+# Conversions that are killed, starved, moved and damaged, and must end with the same bits: make soak KILLS=1000 SEED=7.
+KILLS := 100
+SEED := 0
+soak: install
+	$(PY) tests/soak/soak.py --kills $(KILLS) --seed $(SEED)
 
 # The same sources for ARM: they compile, and their products are NEON's multiply-adds.
 check-neon:

@@ -9,6 +9,7 @@
 #include "bindings/launch.h"
 #include "runtime/check.h"
 #include "runtime/event.h"
+#include "runtime/lost_file.h"
 #include "runtime/memory.h"
 #include "runtime/parallel.h"
 #include "runtime/profile.h"
@@ -154,6 +155,7 @@ void bind_memory(py::module_& m) {
   m.def("set_memory_limit",
         [](std::optional<size_t> bytes, int device) { set_memory_limit(bytes.value_or(kNoMemoryLimit), device); });
   m.def("empty_cache", &empty_cache, NoGil());
+  m.def("report_lost_files", &report_lost_files);
 }
 
 }  // namespace

@@ -257,6 +257,9 @@ def main() -> None:
     """Exit 2 with one line for bad input; 130 after Ctrl-C or SIGTERM, which keep a checkpoint."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    from attnedit import runtime
+
+    runtime.report_lost_files()
     try:
         runtime.instruction_set()  # a wrong ATTNEDIT_ISA is told before anything is read or written
         code = app(standalone_mode=False)  # typer turns Ctrl-C into 130, and a pipe that nobody reads into 1
@@ -269,7 +272,8 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("ATTNEDIT_TRACEBACK"):
             raise
-        text = error.format_message() if hasattr(error, "format_message") else str(error) or type(error).__name__
+        bare = "the system gives no more memory" if isinstance(error, MemoryError) else type(error).__name__
+        text = error.format_message() if hasattr(error, "format_message") else str(error) or bare
         if isinstance(error, OSError) and error.filename is not None:
             text = f"{error.filename}: {error.strerror}"
         if isinstance(

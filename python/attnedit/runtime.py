@@ -286,6 +286,12 @@ def get_num_threads() -> int:
     return int(_core.num_threads())
 
 
+def report_lost_files() -> None:
+    """From here on a mapped file that is cut while it is read ends the process with one line that names it and exit
+    status 2, not with a bare "Bus error". The command line does this; it takes SIGBUS for the whole process."""
+    _core.report_lost_files()
+
+
 def instruction_set() -> str:
     """The one in use. Raises ValueError where ATTNEDIT_ISA names none, or one that this processor lacks."""
     return str(_core.isa())

@@ -23,7 +23,7 @@ from attnedit import cli
             2,
             "attnedit: run/state: No space left on device",
         ),
-        (MemoryError(), 2, "attnedit: MemoryError"),
+        (MemoryError(), 2, "attnedit: the system gives no more memory"),
         (ValueError("two\nlines"), 2, "attnedit: two lines"),
     ],
 )

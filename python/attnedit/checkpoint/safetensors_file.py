@@ -6,8 +6,10 @@ The format: https://huggingface.co/docs/safetensors. The PyPI reader copies each
 """
 
 import errno
+import json
 import math
 import mmap
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ import numpy.typing as npt
 
 from attnedit.checked import shown
 from attnedit.checkpoint.json_object import MOST_JSON_BYTES, must_be_file, parse_object
+from attnedit.checkpoint.pages import give_back
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -32,6 +35,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     }.items()
 }  # fmt: skip
 MOST_DIMENSIONS = 64  # numpy's limit
+CHECKSUMS = "crc32"  # the metadata of files that a run keeps for itself: JSON, {name: CRC-32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,7 @@ class SafetensorsFile:
                 f"[checkpoint] {path} must have a header of at most {MOST_JSON_BYTES} bytes, got {header_bytes}"
             )
         header = parse_object(self._map[8 : 8 + header_bytes], f"[checkpoint] {path}: the header")
+        self.metadata = _metadata(header, path)
         self.stored = _checked(header, path, 8 + header_bytes, size)
 
     def array(self, name: str) -> Array:
@@ -85,11 +90,15 @@ class SafetensorsFile:
         return array if array.flags.aligned else array.copy()
 
 
-def _checked(header: dict[str, Any], path: Path, data_begin: int, size: int) -> dict[str, Stored]:
-    """The header's tensors; they must cover the rest of the file, each byte once."""
+def _metadata(header: dict[str, Any], path: Path) -> dict[str, str]:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError(f"[checkpoint] {path}: __metadata__ must map text to text, got {shown(metadata)}")
+    return metadata
+
+
+def _checked(header: dict[str, Any], path: Path, data_begin: int, size: int) -> dict[str, Stored]:
+    """The header's tensors; they must cover the rest of the file, each byte once."""
     stored = {
         name: _tensor(f"[checkpoint] {path}: tensor {shown(name)}", entry, data_begin) for name, entry in header.items()
     }
@@ -135,7 +144,32 @@ def _are_sizes(values: Any) -> bool:
     return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
 
 
+def checksum(name: str, array: Array) -> int:
+    """CRC-32 of a tensor's name, type, shape and numbers."""
+    value = zlib.crc32(f"{name} {array.dtype.name} {array.shape}".encode())
+    numbers = array.reshape(-1).view(np.uint8)
+    step = 1 << 24
+    for i in range(0, numbers.size, step):
+        part = numbers[i : i + step]
+        value = zlib.crc32(part.data, value)
+        give_back(part)  # looking at every number must not leave the whole file in memory
+    return value
+
+
 def read_arrays(path: Path) -> Mapping[str, Array]:
-    """The arrays that a run stored, mapped. A damaged file raises ValueError with its name."""
+    """The arrays that write_arrays stored, mapped. Raises ValueError with the file's name where it was damaged."""
     file = SafetensorsFile(path)
-    return {name: file.array(name) for name in file.stored}
+    arrays = {name: file.array(name) for name in file.stored}
+    noted = parse_object(file.metadata.get(CHECKSUMS, "{}").encode(), f"[checkpoint] {path}: {CHECKSUMS}")
+    for name in sorted(arrays.keys() | noted.keys()):
+        if name not in arrays or checksum(name, arrays[name]) != noted.get(name):
+            raise ValueError(
+                f"[checkpoint] {path} is damaged: tensor {shown(name)} does not have its checksum; remove the file to "
+                "have it made again"
+            )
+    return arrays
+
+
+def checksums(arrays: Mapping[str, Array]) -> dict[str, str]:
+    """The metadata by which read_arrays knows them again."""
+    return {CHECKSUMS: json.dumps({name: checksum(name, array) for name, array in arrays.items()})}

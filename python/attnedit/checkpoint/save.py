@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from attnedit.checkpoint.atomic import partial, replace_folder, sync
 from attnedit.checkpoint.folder import CONFIG, INDEX, SINGLE, WEIGHTS
 from attnedit.checkpoint.pages import give_back
-from attnedit.checkpoint.safetensors_file import DTYPES, Array
+from attnedit.checkpoint.safetensors_file import DTYPES, Array, checksums
 
 SHARD_BYTES = 2_000_000_000  # a shard is in memory while it is written
 
@@ -99,7 +99,7 @@ def _write_shards(folder: Path, shards: Iterator[dict[str, Array]]) -> None:
     names: list[list[str]] = []
     total = 0
     for i, shard in enumerate(shards):
-        _write(folder / f"{i}.safetensors", shard)
+        _write(folder / f"{i}.safetensors", shard, {"format": "pt"})
         for array in shard.values():
             give_back(array)
         names.append(list(shard))
@@ -117,20 +117,22 @@ def _write_shards(folder: Path, shards: Iterator[dict[str, Array]]) -> None:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Puts arrays into a safetensors file, straight from where they lie, whole or not at all; read_arrays reads it."""
+    """Puts arrays into a safetensors file, straight from where they lie, whole or not at all, with their checksums:
+    read_arrays reads it."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     with partial(path) as beside:
-        _write(beside, {name: np.asarray(array, order="C") for name, array in arrays.items()})
+        _write(beside, contiguous, checksums(contiguous))
         sync(beside)
         os.replace(beside, path)
         sync(path.parent)
 
 
-def _write(path: Path, tensors: dict[str, Array]) -> None:
+def _write(path: Path, tensors: dict[str, Array], metadata: dict[str, str]) -> None:
     path.touch()
     mode = path.stat().st_mode
     try:
-        save_file(tensors, path, metadata={"format": "pt"})
+        save_file(tensors, path, metadata=metadata)
     except SafetensorError as error:
         code = re.search(r"os error (\d+)", str(error))
         if code is None:

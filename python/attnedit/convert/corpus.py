@@ -12,9 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from safetensors.numpy import save
 
-from attnedit.checkpoint import Checkpoint, atomic_write, read_arrays
+from attnedit.checkpoint import Checkpoint, read_arrays, write_arrays
 from attnedit.checkpoint.atomic import remove
 from attnedit.convert.recipe import Recipe
 from attnedit.convert.token_cache import SHARD_CHARACTERS, TokenCache
@@ -157,7 +156,7 @@ def _heldout(path: Path, recipe: Recipe, texts: Texts, tokenizer: Tokenizer) -> 
         heldout, both, limits = _look(recipe, texts)
         tokens, begins = joined(list(tokenizer.encode_stream(heldout)), None)
         facts = np.array([both, *limits], np.int64)
-        atomic_write(path, save({"tokens": tokens, "begins": begins, "facts": facts}))
+        write_arrays(path, {"tokens": tokens, "begins": begins, "facts": facts})
     kept = read_arrays(path)
     if kept.keys() != {"tokens", "begins", "facts"}:
         raise ValueError(f"[convert] {path} is not of this version; remove it to make it again")

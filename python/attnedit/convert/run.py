@@ -37,7 +37,7 @@ from attnedit.evaluate import evaluate
 from attnedit.evaluate.compare import Comparison
 from attnedit.evaluate.report import write_report
 from attnedit.export import export
-from attnedit.models import Decoder, load
+from attnedit.models import Decoder, DecoderConfig, load
 from attnedit.models import attnedit as own_format
 from attnedit.models.decoder import edited_layers
 from attnedit.models.load import map_parameters
@@ -150,12 +150,24 @@ def _made(folder: Path) -> Path:
 def _edited(recipe: Recipe, teacher: Decoder, corpus: Corpus, progress: Progress) -> Decoder:
     """The student as initialised: computed once, then read from the folder."""
     folder = Path(recipe.run) / "edit"
-    if not (folder / "config.json").exists():
+    if not _is_edited(folder, teacher):
         progress.say(f"editing {teacher.config.num_hidden_layers} layers")
         student = edit(teacher, recipe.target, corpus.train, recipe.seed, _made(folder))
         atomic_write(folder / "config.json", json.dumps(own_format.raw_config(student.config), indent=1))
     # Read back even when just made, so that a continued run starts from the very same arrays.
-    student = student_of(teacher, own_format.decoder_config(read_object(folder / "config.json")))
+    student = student_of(teacher, _config_in(folder))
     for layer in edited_layers(student.config, teacher.config):
         map_parameters(student.layers[layer].self_attn, layer_path(folder, layer))
     return student
+
+
+def _config_in(folder: Path) -> DecoderConfig:
+    return own_format.decoder_config(read_object(folder / "config.json"))
+
+
+def _is_edited(folder: Path, teacher: Decoder) -> bool:
+    """Whether every layer is there; one that was damaged may have been removed."""
+    if not (folder / "config.json").exists():
+        return False
+    edited = edited_layers(_config_in(folder), teacher.config)
+    return all(layer_path(folder, layer).exists() for layer in edited)

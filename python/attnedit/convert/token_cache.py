@@ -1,18 +1,19 @@
 """Tokens on the disk: the shards of a source, made one after the other and read again by whoever continues.
 
 A shard holds its tokens, where its documents begin, and where the next one goes on reading; each is a file that is
-whole or not there. The folder's name says what the shards are made from, so none is ever taken for another text's.
+whole or not there, and one that was damaged is made again. The folder's name says what the shards are made from, so
+none is ever taken for another text's.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save
 
-from attnedit.checkpoint import atomic_write, read_arrays
+from attnedit.checkpoint import atomic_write, read_arrays, read_object, write_arrays
 from attnedit.data import Part, Shard, Tokenizer, joined
 from attnedit.tensor import Array
 
@@ -53,20 +54,35 @@ class TokenCache:
     def __call__(self, number: int) -> Shard | None:
         """Shard 0, 1, ..., in order; None behind the last."""
         path = self._folder / f"{number:05d}.safetensors"
-        if not path.exists():
-            if (self._folder / COMPLETE).exists():
+        kept = self._read_shard(path)
+        if kept is None:
+            complete = self._folder / COMPLETE
+            if complete.exists() and read_object(complete).get("shards") == number:
                 return None
             arrays = self._make()
             if arrays is None:
-                atomic_write(self._folder / COMPLETE, json.dumps({"shards": number}))
+                atomic_write(complete, json.dumps({"shards": number}))
                 return None
-            atomic_write(path, save(arrays))
-        kept = read_arrays(path)
-        if kept.keys() != {"tokens", "begins", "next"}:
-            raise ValueError(f"[convert] {path} is no shard of tokens; remove it to make it again")
+            write_arrays(path, arrays)
+            kept = read_arrays(path)
+        else:
+            self._documents = None  # whoever makes the next shard begins behind this one
         part, document, trained = map(int, kept["next"])
         self._at = part, document, trained
         return Shard(kept["tokens"], kept["begins"])
+
+    def _read_shard(self, path: Path) -> Mapping[str, Array] | None:
+        """What lies there, if it is what was written."""
+        if not path.exists():
+            return None
+        try:
+            kept = read_arrays(path)
+        except ValueError as error:
+            warnings.warn(f"{error}; it is made again", stacklevel=2)
+            return None
+        if kept.keys() != {"tokens", "begins", "next"}:
+            raise ValueError(f"[convert] {path} is no shard of tokens; remove it to make it again")
+        return kept
 
     def _make(self) -> dict[str, Array] | None:
         before = self._at

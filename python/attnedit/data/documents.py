@@ -91,7 +91,7 @@ class Part:
                 raise ValueError(f"must be a JSON object, got {type(row).__name__}")
             if not isinstance(row.get(self.field), str):
                 got = type(row[self.field]).__name__ if self.field in row else f"keys {', '.join(row) or 'none'}"
-                raise ValueError(f"must have text under {self.field!r}, got {got[:80]}")
+                raise ValueError(f"must have text under {self.field!r}, got {_line(got)[:80]}")
             text: str = row[self.field]
             text.encode()  # an escape may stand for half a character
             return text
@@ -104,10 +104,20 @@ class Part:
         raise ValueError(f"[data] {self.path} line {number} {fault}")
 
     def _rows(self) -> Iterator[str]:
+        import pyarrow
+
         file = _parquet(self.path, self.field)
         groups = list(range(self.begin, self.end))
-        for batch in file.iter_batches(batch_size=256, row_groups=groups, columns=[self.field], use_threads=False):
-            yield from (text for text in batch.column(0).to_pylist() if text is not None)
+        batches = file.iter_batches(batch_size=256, row_groups=groups, columns=[self.field], use_threads=False)
+        while True:
+            try:
+                batch = next(batches, None)
+                texts = [] if batch is None else batch.column(0).to_pylist()
+            except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+                raise _no_parquet(self.path, error) from None
+            if batch is None:
+                return
+            yield from (text for text in texts if text is not None)
 
 
 def _lines_before(file: IO[bytes], at: int) -> Iterator[bytes]:
@@ -139,15 +149,24 @@ def _parquet(path: Path, field: str) -> Any:
         raise ValueError(f"[data] {path} must be parquet as it is, which is compressed inside")
     try:
         file = parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"[data] {path} must be a parquet file: {' '.join(str(error).split())}") from None
-    schema = file.schema_arrow
-    if field not in schema.names:
-        raise ValueError(f"[data] {path} must have a column {field!r}, got {', '.join(schema.names)[:200]}")
+        schema = file.schema_arrow
+        names = schema.names
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise _no_parquet(path, error) from None
+    if field not in names:
+        raise ValueError(f"[data] {path} must have a column {field!r}, got {_line(', '.join(names))[:200]}")
     kind = schema.field(field).type
     if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
         raise ValueError(f"[data] {path} must have text in its column {field!r}, got {kind}")
     return file
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _no_parquet(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"[data] {path} must be a parquet file: {_line(str(error))[:500]}")
 
 
 def _split(texts: Iterable[str], separator: str | None) -> Iterator[str]:

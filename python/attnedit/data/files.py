@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 CHUNK_BYTES = 1 << 20
+ZSTD_BYTES = 1 << 9  # decompressed at once
 LONGEST = 4 << 20  # characters of a document, bytes that a cut looks ahead: what has to be in memory at once
 
 Format = Literal["text", "jsonl", "parquet"]
@@ -91,24 +92,25 @@ def _zstd(path: Path, file: IO[bytes]) -> Any:
         raise ValueError(f"[data] {path} needs the zstandard library: pip install 'attnedit[data]'") from None
 
     class Stream(io.RawIOBase):
-        """zstandard's own reader ends inside a cut file without a word."""
+        """zstandard's own reader ends inside a cut file without a word. What it makes of a few bytes has no limit but
+        128 KiB for every four of them, so it gets few at a time."""
 
         def __init__(self) -> None:
             self._frame = zstandard.ZstdDecompressor().decompressobj()
-            self._inside, self._left, self._ready = False, b"", b""
+            self._inside, self._left, self._ready = False, b"", memoryview(b"")
 
         def readable(self) -> bool:
             return True
 
         def readinto(self, buffer: Any) -> int:
             while not self._ready:
-                block = self._left or file.read(1 << 17)
+                block = self._left or file.read(ZSTD_BYTES)
                 if not block:
                     if self._inside:
                         raise ValueError(f"[data] {path} must be a whole zstd file: it ends inside a frame")
                     return 0
                 try:
-                    self._ready = self._frame.decompress(block)
+                    self._ready = memoryview(self._frame.decompress(block))
                 except zstandard.ZstdError as error:
                     raise ValueError(f"[data] {path} must be a whole zstd file: {error}") from None
                 self._inside, self._left = not self._frame.eof, self._frame.unused_data

@@ -111,7 +111,7 @@ def layerwise(
 
 def _finished(student: Decoder, layer: int, folder: Path | None) -> LayerResult | None:
     """The result of a layer that an earlier call has finished, its attention put into the student."""
-    if folder is None or not (folder / RESULT).exists():
+    if folder is None or not ((folder / RESULT).exists() and (folder / ATTENTION).exists()):
         return None
     result = read_object(folder / RESULT)
     if result.keys() != {field.name for field in fields(LayerResult)}:

@@ -7,9 +7,9 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from attnedit.activations.store import NOWHERE, Damaged, RowStore
-from attnedit.checkpoint import read_arrays
 
 SHAPE = (5, 3, 4)
 VALUES = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
@@ -37,7 +37,7 @@ def test_rows_come_back_in_any_order_and_from_another_process(tmp_path: Path, dt
 
 def test_the_file_is_safetensors(tmp_path: Path) -> None:
     filled(tmp_path / "rows")
-    np.testing.assert_array_equal(read_arrays(tmp_path / "rows")["rows"], VALUES)
+    np.testing.assert_array_equal(load_file(tmp_path / "rows")["rows"], VALUES)
 
 
 @pytest.mark.parametrize("bit", [0, 13, 31])

@@ -1,6 +1,7 @@
 """The recipe's text -> rows: the same however the tokens were made, and none that is held out."""
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -173,14 +174,27 @@ def test_what_no_training_can_use_is_refused(tmp_path: Path, tokenizer: Tokenize
         pass
 
 
-def test_a_damaged_shard_is_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    (tmp_path / "corpus.txt").write_text(words(60, 1))
-    with opened(recipe(tmp_path, heldout_share=0.2), tokenizer, tmp_path / "tokens") as corpus:
-        corpus.train[0]
-    path = next((tmp_path / "tokens").rglob("00000.safetensors"))
-    path.write_bytes(path.read_bytes()[:-9])
-    with (
-        opened(recipe(tmp_path, heldout_share=0.2), tokenizer, tmp_path / "tokens") as corpus,
-        pytest.raises(ValueError, match=r"00000\.safetensors"),
-    ):
-        corpus.train[0]
+@pytest.mark.parametrize("which", [0, 7, -1])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "removed"])
+def test_a_damaged_shard_is_named_and_made_again(tmp_path: Path, tokenizer: Tokenizer, which: int, damage: str) -> None:
+    (tmp_path / "corpus.txt").write_text(words(200, 1))
+    made = recipe(tmp_path)
+    with opened(made, tokenizer, tmp_path / "tokens") as corpus:
+        wanted = corpus.train[:400]
+    shards = sorted((tmp_path / "tokens").rglob("0*.safetensors"))
+    before = [shard.read_bytes() for shard in shards]
+    path, whole = shards[which], bytearray(before[which])
+    if damage == "removed":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(whole[:-9])
+    else:
+        whole[len(whole) - 40] ^= 4
+        path.write_bytes(whole)
+    with warnings.catch_warnings(record=True) as told, opened(made, tokenizer, tmp_path / "tokens") as corpus:
+        warnings.simplefilter("always")
+        assert np.array_equal(corpus.train[:400], wanted)
+    said = [str(warning.message) for warning in told]
+    assert len(said) == (damage != "removed") and all(str(path) in text and "made again" in text for text in said)
+    assert sorted((tmp_path / "tokens").rglob("0*.safetensors")) == shards
+    assert [shard.read_bytes() for shard in shards] == before

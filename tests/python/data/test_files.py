@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,35 @@ def test_a_cut_or_foreign_compressed_file_is_named(tmp_path: Path, suffix: str) 
         path.write_bytes(broken)
         with pytest.raises(ValueError, match=rf"a\.txt\{suffix} must be a whole (gzip|zstd) file"):
             read_documents([path.name], None, tmp_path)
+
+
+def test_a_compressed_bomb_is_read_in_little_memory(tmp_path: Path) -> None:
+    """A zstd frame of blocks that say "128 KiB of a": 64 MiB in 2 KB."""
+    size, count = 1 << 17, 512
+    blocks = (((size << 3) | 2 | (i == count - 1)).to_bytes(3, "little") + b"a" for i in range(count))
+    (tmp_path / "a.txt.zst").write_bytes(b"\x28\xb5\x2f\xfd\x00\x58" + b"".join(blocks))
+    read = 0
+    tracemalloc.start()
+    try:
+        with files.opened(tmp_path / "a.txt.zst") as file:
+            while chunk := file.read(1 << 20):
+                read += len(chunk)
+        assert read == size * count and tracemalloc.get_traced_memory()[1] < 48 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", [b"document 700", b"PAR1", b"text"])
+def test_a_damaged_parquet_file_is_named(tmp_path: Path, name: bytes) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "a.parquet"
+    texts = [f"document {i}" for i in range(2000)]
+    parquet.write_table(pyarrow.table({"text": texts}), path, compression="none", use_dictionary=False)
+    path.write_bytes(path.read_bytes().replace(name, b"\xff" * len(name)))
+    with pytest.raises(ValueError, match=r"a\.parquet must be a parquet file: "):
+        read(tmp_path, files=[path.name])
 
 
 @pytest.mark.parametrize(("name", "library"), [("a.parquet", "pyarrow"), ("a.txt.zst", "zstandard")])

@@ -1,0 +1,180 @@
+"""What a run loses on the way (its disk, its memory, bits, the clock, its place) costs time and nothing else."""
+
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from command import ATTNEDIT
+from tiny import write_recipe
+
+MAIN = ATTNEDIT[-1]
+WRONG_CLOCK = "import time; real = time.time; time.time = lambda: real() - 4e8; " + MAIN
+SCARCE = """
+import resource, attnedit.convert, attnedit.cli
+pages = int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MORE, resource.RLIM_INFINITY))
+attnedit.cli.main()
+"""
+OWN_LIMIT = "from attnedit import runtime; runtime.set_memory_limit(MORE); " + MAIN
+
+
+def started(folder: Path, code: str = MAIN, limit: Callable[[], None] | None = None) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", code, "convert", str(folder / "recipe.yaml")]
+    environment = os.environ | {"ATTNEDIT_SAVE_SECONDS": "0.02"}
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=limit
+    )
+
+
+def converted(folder: Path, code: str = MAIN, limit: Callable[[], None] | None = None) -> tuple[int, str]:
+    process = started(folder, code, limit)
+    _, said = process.communicate(timeout=300)
+    return process.returncode, said
+
+
+def student(folder: Path) -> bytes:
+    return (folder / "run/student/model.safetensors").read_bytes()
+
+
+def refusal(code: int, said: str) -> str:
+    """The one line of a run that could not go on; nothing half-written may look like something."""
+    told = [line for line in said.splitlines() if line.startswith("attnedit: ")]
+    assert code == 2 and len(told) == 1 and "Traceback" not in said, f"{code} {said}"
+    return told[0]
+
+
+def half_written(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob(".*") if path.name != ".lock"]
+
+
+def interrupted(folder: Path, mark: str, send: signal.Signals) -> subprocess.Popen[str]:
+    """A conversion that was sent a signal when there was a file of this name."""
+    write_recipe(folder)
+    process = started(folder)
+    while process.poll() is None and not (folder / "run" / mark).exists():
+        time.sleep(0.001)
+    process.send_signal(send)
+    return process
+
+
+def test_a_teacher_that_is_cut_while_it_is_read_is_named(finished: Path, tmp_path: Path) -> None:
+    process = interrupted(tmp_path, "modelwise/metrics.jsonl", signal.SIGSTOP)
+    path = tmp_path / "teacher/model.safetensors"
+    whole = path.read_bytes()
+    os.truncate(path, 4096)
+    process.send_signal(signal.SIGCONT)
+    _, said = process.communicate(timeout=60)
+    assert refusal(process.returncode, said) == f"attnedit: {path}: was cut while it was open, or its disk failed"
+    assert "model.safetensors" in refusal(*converted(tmp_path))
+    path.write_bytes(whole)
+    code, said = converted(tmp_path)
+    assert code == 0, said
+    assert student(tmp_path) == student(finished)
+
+
+def test_a_flipped_bit_is_named_and_the_file_made_again(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    run = tmp_path / "run"
+    for name in ("student", "evaluations"):
+        shutil.rmtree(run / name)
+    damaged = {
+        next(run.glob("tokens/*/heldout.safetensors")), run / "edit/layer_001.safetensors",
+        run / "layerwise/layer_001/attention.safetensors", run / "modelwise/state.safetensors",
+    }  # fmt: skip
+    for path in [*damaged, next(run.glob("tokens/*/source_0/00000.safetensors"))]:
+        flipped = bytearray(path.read_bytes())
+        flipped[len(flipped) * 3 // 4] ^= 16
+        path.write_bytes(flipped)
+    while damaged:
+        line = refusal(*converted(tmp_path))
+        named = {path for path in damaged if str(path) in line}
+        assert len(named) == 1 and "does not have its checksum; remove the file to have it made again" in line
+        named.pop().unlink()
+        damaged = {path for path in damaged if path.exists()}
+    code, said = converted(tmp_path)
+    assert code == 0, said
+    assert student(tmp_path) == student(finished)
+
+
+def test_files_that_the_system_refuses(finished: Path, tmp_path: Path) -> None:
+    write_recipe(tmp_path)
+    for longest in (100, 9_000, 25_000, 60_000):
+
+        def limit(longest: int = longest) -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (longest, resource.RLIM_INFINITY))
+
+        assert str(tmp_path / "run") in refusal(*converted(tmp_path, limit=limit))
+        assert half_written(tmp_path) == []
+    code, said = converted(tmp_path)
+    assert code == 0, said
+    assert student(tmp_path) == student(finished)
+
+
+FULL = """
+mount -t tmpfs -o size=$SMALL full "$1" && cp -r "$1.before/." "$1" || exit 99
+for size in $SIZES; do
+  mount -o remount,size=$size "$1" || exit 99
+  "$2" -c "$3" convert "$1/recipe.yaml"
+  echo "exit status $?; left: $(find "$1" -name '.*.partial')" >&2
+done
+cp "$1/run/student/model.safetensors" "$1.after"
+"""
+
+
+def test_a_full_disk(finished: Path, tmp_path: Path) -> None:
+    """A file system of its own, that grows when it was found full."""
+    place, before = tmp_path / "disk", tmp_path / "disk.before"
+    place.mkdir()
+    before.mkdir()
+    write_recipe(before)
+    needed = [sum(path.stat().st_blocks * 512 for path in folder.rglob("*")) for folder in (before, finished / "run")]
+    sizes = [needed[0] + round(share * needed[1]) for share in (0.05, 0.3, 0.8, 20)]
+    command = ["unshare", "-rm", "sh", "-c", FULL, "sh", str(place), sys.executable, MAIN]
+    environment = os.environ | {"SMALL": str(sizes[0]), "SIZES": " ".join(map(str, sizes))}
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    except FileNotFoundError:
+        pytest.skip("unshare is absent: a file system of the test's own")
+    if done.returncode == 99 or done.stderr.startswith("unshare: "):
+        pytest.skip(f"no file system of the test's own can be made: {done.stderr.splitlines()[0]}")
+    ends = [line for line in done.stderr.splitlines() if line.startswith("exit status")]
+    assert ends == ["exit status 2; left: "] * 3 + ["exit status 0; left: "], done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("attnedit: ")]
+    assert len(told) == 3 and all(str(place) in line and "No space left" in line for line in told), told
+    assert Path(f"{place}.after").read_bytes() == student(finished)
+
+
+def test_memory_that_is_refused(finished: Path, tmp_path: Path) -> None:
+    write_recipe(tmp_path)
+    for more in (4, 16, 64, 128):  # MiB beyond what the program takes
+        code, said = converted(tmp_path, SCARCE.replace("MORE", str(more << 20)))
+        if "emory allocation" not in said:  # OpenBLAS and tokenizers end the process themselves: that is like a kill
+            refusal(code, said)
+    assert "allowed 64.0 KiB" in refusal(*converted(tmp_path, OWN_LIMIT.replace("MORE", str(1 << 16))))
+    code, said = converted(tmp_path)
+    assert code == 0, said
+    assert student(tmp_path) == student(finished) and half_written(tmp_path) == []
+
+
+@pytest.mark.parametrize("mark", ["layerwise/activations", "modelwise/state.safetensors"])
+def test_a_copy_continues_elsewhere_by_another_clock(finished: Path, tmp_path: Path, mark: str) -> None:
+    (tmp_path / "first").mkdir()
+    process = interrupted(tmp_path / "first", mark, signal.SIGKILL)
+    process.communicate()
+    copy = shutil.copytree(tmp_path / "first", tmp_path / "second")
+    rng = random.Random(0)
+    for path in copy.rglob("*"):
+        at = rng.uniform(0, 2**32)  # from 1970 to 2106
+        os.utime(path, (at, at))
+    for folder, code in ((tmp_path / "first", MAIN), (copy, WRONG_CLOCK)):
+        status, said = converted(folder, code)
+        assert status == 0, said
+        assert student(folder) == student(finished)
