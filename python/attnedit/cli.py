@@ -257,8 +257,6 @@ def main() -> None:
     """Exit 2 with one line for bad input; 130 after Ctrl-C or SIGTERM, which keep a checkpoint."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    from attnedit import runtime
-
     runtime.report_lost_files()
     try:
         runtime.instruction_set()  # a wrong ATTNEDIT_ISA is told before anything is read or written
