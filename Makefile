@@ -10,7 +10,7 @@ PEER := $(or $(ATTNEDIT_PEER_PYTHON),.venv-peer/bin/python)
 HAS_PEER = $(PEER) -c "from importlib.metadata import version as v; v('torch'), v('transformers')" 2>/dev/null
 
 .PHONY: demo test parity parity-table check check-all check-neon bench bench-long bench-plots bench-tools peer setup fuzz soak
-.PHONY: install cpp clean scaling races memcheck sanitize-python
+.PHONY: install cpp clean scaling races memcheck
 
 demo: install
 	$(VENV)/bin/python examples/stdlib_text.py runs/stdlib
@@ -67,15 +67,9 @@ check-all: check test check-neon bench-tools
 	cmake -S . -B build/sanitize -G Ninja -DBUILD_TESTING=ON -DATTNEDIT_SANITIZE=ON
 	cmake --build build/sanitize -j $(JOBS)
 	OMP_NUM_THREADS=2 ctest --test-dir build/sanitize --output-on-failure -j $(JOBS)
-	$(MAKE) --no-print-directory sanitize-python races memcheck soak
+	$(MAKE) --no-print-directory races memcheck soak
 	$(PY) benchmarks/run.py --quick
 	$(MAKE) --no-print-directory scaling
-
-# The kernels as Python calls them. Python itself leaves memory behind, so leaks are not looked for.
-sanitize-python: install
-	$(PY) -m pip install -q --no-deps --upgrade --target build/sanitized . -C cmake.define.ATTNEDIT_SANITIZE=ON
-	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
-	  OMP_NUM_THREADS=2 PYTHONPATH=build/sanitized $(PY) -m pytest -q tests/python/ops tests/python/models
 
 # ThreadSanitizer over everything that runs on more than one thread.
 races: setup
