@@ -22,7 +22,7 @@ FLOAT32 = [
     Case(
         f"{name}{' bfloat16 weights' if half else ''} T{t}", direction,
         {"T": t, "E": e, "k": k, "I": i, "O": o, "half": half}, "fma", 2.0 * t * k * i * o * products,
-        ("torch loop", "torch grouped_mm", *(("numpy loop",) if t < 512 else ())),
+        ("torch loop", "torch grouped_mm", *(("numpy loop",) if t <= 512 else ())),
         long=direction == "forward" or half or t != 512 or name.endswith("down_proj"),
     )
     for name, t, half in (

@@ -81,7 +81,8 @@ def test_a_plan_shows_what_its_text_says(tmp_path: Path) -> None:
 
 def test_a_recipe_from_python_is_checked_too(tmp_path: Path) -> None:
     recipe = ae.read_recipe(write_recipe(tmp_path))
-    assert ae.plan(replace(recipe, seed=5)).peak_memory == ae.plan(recipe).peak_memory
+    again = ae.plan(replace(recipe, seed=5)).peak_memory  # what the process has already is in it
+    assert again == pytest.approx(ae.plan(recipe).peak_memory, rel=0.01)
     for changes, message in (
         ({"seed": -1}, "[recipe] seed must be at least 0, got -1"),
         ({"layerwise": ae.distill.LayerwiseOptions(tokens=0)}, "[recipe] layerwise.tokens must be at least 1, got 0"),
