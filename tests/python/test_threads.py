@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier
 from typing import Any
 
@@ -68,9 +69,10 @@ def test_many_threads_give_the_answers_of_one() -> None:
 
 
 FORK = """
-import os, signal, threading
+import os, signal, sys, threading
 import numpy as np
 import attnedit as ae
+sys.path.append(sys.argv[1])
 from tiny import random_decoder, tiny_config
 model, prompt = random_decoder(tiny_config()), [np.array([1, 2], np.int32)]
 wanted = ae.generate(model, prompt, max_new_tokens=5)[0].tokens
@@ -98,5 +100,6 @@ assert (ae.generate(model, prompt, max_new_tokens=5)[0].tokens == wanted).all()
 
 
 def test_a_fork_while_threads_compute_is_refused_and_never_hangs() -> None:
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-W", "ignore", "-c", FORK, str(Path(__file__).parents[1])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
