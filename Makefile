@@ -1,4 +1,4 @@
-# make demo: convert the embedded teacher twice and compare.  make test: CTest and pytest.  Both set up what they need.
+# make demo: convert the embedded teacher three times and compare.  make test: CTest and pytest.  Both set up what they need.
 VENV := .venv
 PY := $(VENV)/bin/python
 BUILD := build/cmake

@@ -15,11 +15,13 @@ int bfloat16_number() {
   return number;
 }
 
+bool is_native(const py::array& a) { return a.dtype().byteorder() == '=' || a.dtype().byteorder() == '|'; }
+
 }  // namespace
 
 void Arguments::check_type(const char* name, const py::array& a, const py::dtype& wanted,
                            const char* wanted_name) const {
-  if (a.dtype().num() != wanted.num())
+  if (a.dtype().num() != wanted.num() || !is_native(a))
     throw py::type_error("[" + std::string(op_) + "] " + name + " must be " + wanted_name + ", got " +
                          type_name(a.dtype()));
   ATTNEDIT_CHECK(a.flags() & py::array::c_style, op_, name, " must be contiguous in row-major order");
@@ -61,7 +63,7 @@ void* Arguments::mutable_data(const char* name, py::array& a, int rank) const {
 }
 
 DType Arguments::storage(const char* name, const py::array& a, int rank, bool written) const {
-  const int number = a.dtype().num();
+  const int number = is_native(a) ? a.dtype().num() : -1;
   DType dtype = DType::kFloat32;
   if (number == bfloat16_number())
     dtype = DType::kBFloat16;

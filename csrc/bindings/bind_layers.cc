@@ -15,6 +15,20 @@ using namespace attnedit::kernels;
 
 RopeLayout layout(bool interleaved) { return interleaved ? RopeLayout::kInterleaved : RopeLayout::kHalfSplit; }
 
+// The width of a norm over rows or, head by head, over parts of them.
+int64_t normed_width(const char* op, const py::array& x, const py::array& weight) {
+  const int64_t D = weight.size(), last = x.ndim() ? x.shape(x.ndim() - 1) : 0;
+  ATTNEDIT_CHECK(D > 0 && x.ndim() > 0 && last % D == 0, op,
+                 "weight must have a length that divides the last dimension of x, ", last, ", got ", D);
+  return D;
+}
+
+// Rows of D numbers, as many as there are whole ones.
+template <class T>
+View<T, 2> rows_of(View<T, 1> numbers, int64_t D) {
+  return {numbers.data, {numbers.dim(0) / D, D}};
+}
+
 void bind_linear(py::module_& m) {
   m.def("gemm_forward", [](py::array x, py::array weight, MaybeArray bias, py::array y, const std::string& compute) {
     const Arguments a("linear");
@@ -57,24 +71,17 @@ void bind_rows(py::module_& m) {
   // width: the last dimension of a row; a head's width normalises head by head
   m.def("rms_norm_forward", [](py::array x, py::array weight, float eps, py::array y, py::array rstd) {
     const Arguments a("rms_norm");
-    const auto x_ = a.flat("x", x);
-    const auto weight_ = a.in<1>("weight", weight);
-    const int64_t D = weight_.dim(0);
-    ATTNEDIT_CHECK(D > 0 && x_.dim(0) % D == 0 && x.shape(x.ndim() - 1) % D == 0, "rms_norm",
-                   "weight must have a length that divides the last dimension of x, ", x.shape(x.ndim() - 1), ", got ",
-                   D);
-    const int64_t N = x_.dim(0) / D;
-    a.launch(
-        rms_norm_forward({x_.data, {N, D}}, weight_, eps, {a.out_flat("y", y).data, {N, D}}, a.out_flat("rstd", rstd)));
+    const int64_t D = normed_width("rms_norm", x, weight);
+    a.launch(rms_norm_forward(rows_of(a.flat("x", x), D), a.in<1>("weight", weight), eps,
+                              rows_of(a.out_flat("y", y), D), a.out_flat("rstd", rstd)));
   });
   m.def("rms_norm_backward",
         [](py::array dy, py::array x, py::array weight, py::array rstd, py::array dx, MaybeArray dweight) {
           const Arguments a("rms_norm_backward");
-          const auto weight_ = a.in<1>("weight", weight);
-          const int64_t D = weight_.dim(0), N = x.size() / D;
-          const Workspace scratch(dweight ? rms_norm_workspace(N, D) : 0);
-          a.launch(rms_norm_backward({a.flat("dy", dy).data, {N, D}}, {a.flat("x", x).data, {N, D}}, weight_,
-                                     a.flat("rstd", rstd), {a.out_flat("dx", dx).data, {N, D}},
+          const int64_t D = normed_width("rms_norm_backward", x, weight);
+          const Workspace scratch(dweight ? rms_norm_workspace(x.size() / D, D) : 0);
+          a.launch(rms_norm_backward(rows_of(a.flat("dy", dy), D), rows_of(a.flat("x", x), D),
+                                     a.in<1>("weight", weight), a.flat("rstd", rstd), rows_of(a.out_flat("dx", dx), D),
                                      dweight ? a.out<1>("dweight", *dweight) : View<float, 1>{}, scratch.view()));
         });
   m.def("rope_forward", [](py::array x, py::array cos, py::array sin, int64_t start, int64_t heads, int64_t offset,

@@ -32,6 +32,9 @@ using NoGil = py::call_guard<py::gil_scoped_release>;
 
 // A numpy array of pool memory; the last view of it to die releases the block.
 py::array empty(const std::vector<py::ssize_t>& shape, const py::dtype& dtype) {
+  // Numbers, and ml_dtypes' own (V); an object's memory must not be undefined.
+  if (std::string("biufcV").find(dtype.kind()) == std::string::npos || dtype.has_fields())
+    throw py::type_error("[empty] dtype must be of numbers, got " + std::string(py::str(dtype)));
   size_t bytes = dtype.itemsize();
   for (py::ssize_t d : shape) {
     ATTNEDIT_CHECK(d >= 0, "empty", "shape must not be negative, got ", d);

@@ -37,9 +37,9 @@ void narrow_to_float16(const float* x, uint16_t* y, int64_t n) {
 namespace attnedit::kernels {
 Task cache_store(View<const float, 3> x, View<const int32_t, 1> first, int64_t offset, CacheView<3> cache) {
   const int64_t B = x.dim(0), T = x.dim(1), W = x.dim(2), S = cache.dim(1), C = cache.dim(2);
-  ATTNEDIT_CHECK(cache.dim(0) == B && S > 0, "cache_store", "cache must have shape (", B, ", at least 1, at least ",
-                 offset + W, "), got ", to_string(cache.shape));
-  ATTNEDIT_CHECK(offset >= 0 && offset + W <= C, "cache_store", "offset must be in [0, ", C - W, "] for ", W,
+  ATTNEDIT_CHECK(cache.dim(0) == B && S > 0, "cache_store", "cache must have shape (", B, ", at least 1, at least ", W,
+                 "), got ", to_string(cache.shape));
+  ATTNEDIT_CHECK(offset >= 0 && offset <= C - W, "cache_store", "offset must be in [0, ", C - W, "] for ", W,
                  " of the ", C, " columns, got ", offset);
   ATTNEDIT_CHECK(first.dim(0) == B, "cache_store", "first must have ", B, " numbers, got ", first.dim(0));
 

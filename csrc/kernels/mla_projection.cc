@@ -123,7 +123,7 @@ void check_compress(const char* op, View<const float, 3> kv_a, int64_t R, View<c
   const int64_t T = kv_a.dim(1), S = cos.dim(0), P = 2 * cos.dim(1);
   check_shape(op, "kv_a", kv_a, {kv_a.dim(0), T, R + P});
   check_shape(op, "sin", sin, cos.shape);
-  ATTNEDIT_CHECK(start >= 0 && start + T <= S, op, "start must be in [0, ", S - T, "], for ", T, " of the ", S,
+  ATTNEDIT_CHECK(start >= 0 && start <= S - T, op, "start must be in [0, ", S - T, "], for ", T, " of the ", S,
                  " table rows, got ", start);
 }
 

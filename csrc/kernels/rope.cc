@@ -59,9 +59,9 @@ Task rotate(const char* op, const char* out_name, View<const float, 4> x, View<c
                  to_string(y.shape));
   ATTNEDIT_CHECK(sin.shape == cos.shape, op, "sin must have the shape of cos, ", to_string(cos.shape), ", got ",
                  to_string(sin.shape));
-  ATTNEDIT_CHECK(start >= 0 && start + T <= S, op, "start must be in [0, ", S - T, "], for ", T, " of the ", S,
+  ATTNEDIT_CHECK(start >= 0 && start <= S - T, op, "start must be in [0, ", S - T, "], for ", T, " of the ", S,
                  " table rows, got ", start);
-  ATTNEDIT_CHECK(offset >= 0 && offset + P <= K, op, "offset must be in [0, ", K - P, "], for ", P, " of a head's ", K,
+  ATTNEDIT_CHECK(offset >= 0 && offset <= K - P, op, "offset must be in [0, ", K - P, "], for ", P, " of a head's ", K,
                  " dims, got ", offset);
   const bool interleaved = layout == RopeLayout::kInterleaved;
   return [=] {

@@ -4,6 +4,8 @@
 #include <chrono>
 #include <mutex>
 
+#include "runtime/check.h"
+
 namespace attnedit {
 namespace {
 
@@ -20,6 +22,7 @@ bool profiling() { return on.load(std::memory_order_relaxed); }
 
 void start_profile() {
   std::lock_guard lock(mutex);
+  ATTNEDIT_CHECK(!on, "profile", "another profile must not be running");
   spans.clear();
   started = Clock::now();
   on = true;

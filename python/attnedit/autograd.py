@@ -103,7 +103,8 @@ def backward(outputs: Sequence[Tensor], grads: Sequence[Array | None] | None = N
                 heapq.heappush(queue, (-node.order, node))
 
     for i, y in enumerate(outputs):
-        give(_place(y), grads[i] if grads is not None else None)
+        given = grads[i] if grads is not None else None
+        give(_place(y), None if given is None else Tensor(given).array)
     while queue:
         _, node = heapq.heappop(queue)
         received, node.grads = node.grads, [None] * node.outputs

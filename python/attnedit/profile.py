@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ def profile(path: str | Path) -> Iterator[None]:
 
     Each event has the shapes of the kernel's arguments, the bytes that they hold, and where arithmetic dominates the
     floating-point operations of its formula with their rate. One profile at a time; a raised error still writes.
-    Raises OSError before anything runs if path cannot be written.
+    Raises OSError before anything runs if path cannot be written, ValueError inside another profile.
 
         with ae.profile("step.json"):
             loss = step()
@@ -25,11 +25,13 @@ def profile(path: str | Path) -> Iterator[None]:
     path.open("a").close()  # what cannot be written is told before the work, not after it
     if new:
         path.unlink()
-    try:
-        with spans(found):
-            yield
-    finally:
-        path.write_text(json.dumps({"traceEvents": _labels(found) + [_event(span) for span in found]}))
+    with ExitStack() as behind, spans(found):
+        behind.callback(lambda: _write(path, found))
+        yield
+
+
+def _write(path: Path, found: list[dict[str, Any]]) -> None:
+    path.write_text(json.dumps({"traceEvents": _labels(found) + [_event(span) for span in found]}))
 
 
 @contextmanager

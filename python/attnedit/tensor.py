@@ -11,6 +11,14 @@ from attnedit import _core, runtime
 Array: TypeAlias = npt.NDArray[Any]
 
 
+def kept_by_pool(array: Array) -> bool:
+    """Whether its memory outlives the kernels that are queued on it: the pool's, or borrowed already."""
+    root: Any = array
+    while isinstance(root, np.ndarray):
+        root = root.base
+    return type(root).__name__ == "PyCapsule"
+
+
 class Tensor:
     """A row-major array whose values are computed by the current stream.
 
@@ -27,6 +35,8 @@ class Tensor:
         self.node: Any = None  # the tape's record of the operation that made it; None for a leaf
         self.index = 0
         self.lender: Array | None = None  # where array was borrowed; it knows the file that it is mapped from
+        if not kept_by_pool(array):
+            self.array, self.lender = _core.borrow(array), array
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -92,6 +102,4 @@ def tensor(values: npt.ArrayLike, requires_grad: bool = False) -> Tensor:
 
 def borrow(array: Array) -> Tensor:
     """array itself, without a copy: a memory-mapped weight. It stays alive until no queued kernel can read it."""
-    made = Tensor(_core.borrow(array))
-    made.lender = array
-    return made
+    return Tensor(array)

@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 from attnedit import ops
 from attnedit.activations import forward, layers, passes
 from attnedit.autograd import no_grad
+from attnedit.checked import checked, shown
 from attnedit.checkpoint import write_arrays
 from attnedit.data import TrainingRows, available, row_length, starts_of, tokens_of
 from attnedit.edit.identity_gate import identity_gate
@@ -43,6 +44,10 @@ def edit(
     first 8,192 tokens of it are used. folder: where the new arrays go, layer by layer, instead of into memory; layers
     that are there already are not computed again. Raises ValueError where the target does not fit the source.
     """
+    if not isinstance(target, MLA | GateSWA):
+        raise TypeError(f"[edit] target must be an MLA or a GateSWA, got {shown(target)}")
+    given = {key: value.item() if isinstance(value, np.generic) else value for key, value in vars(target).items()}
+    target = checked(type(target), given, "[edit] ")
     if isinstance(target, MLA):
         student = student_of(teacher, replace(teacher.config, attention=target.attention(teacher.config)))
         # numpy's own BLAS threads would fight ours for the cores, and its sums depend on how many there are.

@@ -131,7 +131,7 @@ def _loading(raw: Mapping[str, Any], loader: str) -> str:
         f"from transformers import {loader}, AutoTokenizer",
         "",
         f'model = {loader}.from_pretrained("FOLDER", dtype="auto"{remote})',
-        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+        f'tokenizer = AutoTokenizer.from_pretrained("FOLDER"{remote})',
     ]
     more = "\n\nAfter `import attnedit.hf` the flag is not needed." if remote else ""
     return "## Loading\n\n```python\n" + "\n".join(lines) + f"\n```{more}"

@@ -76,4 +76,7 @@ def decode_attention(
 
 def _by_sequence(x: Tensor, each: Array) -> Array:
     """x as [B, T, width]; each has a number for every sequence."""
-    return x.array.reshape(len(each), -1, x.shape[-1])
+    sequences, rows = len(each), x.size // max(1, x.shape[-1])
+    if rows % max(1, sequences) or (rows and not sequences):
+        raise ValueError(f"[decode] {sequences} sequences must share the rows of an activation, got {rows}")
+    return x.array.reshape(sequences, rows // sequences if sequences else 1, x.shape[-1])

@@ -54,6 +54,8 @@ def experts(x: Tensor, routes: Routes, gate: Sequence[Tensor], up: Sequence[Tens
     x [..., D]; gate and up: E of [F, D], down: E of [D, F], any storage type, without gradients of their own. For the
     way back only the gates' and ups' outputs are kept, 2 k F numbers a token.
     """
+    if x.size == 0:
+        return empty(x.shape)
     gates, ups, downs = ([w.array for w in weights] for weights in (gate, up, down))
     weights, count, width = routes.weights.array, routes.slots.size, gate[0].shape[0]
     compute, shape, trains = current_compute(), x.shape, x.requires_grad
