@@ -26,7 +26,7 @@ constexpr int64_t kQueries = 96;
 constexpr int64_t kKeys = 192;
 constexpr int64_t kWidest = 32;  // panel
 constexpr int64_t kLine = 16;    // floats in a cache line
-constexpr float kUnseen = -1e30f;
+constexpr float kUnseen = -1e38f;  // below every finite score, and twice of it is still a number
 
 [[maybe_unused]] constexpr int64_t whole_lines(int64_t n) { return (n + kLine - 1) / kLine * kLine; }
 [[maybe_unused]] constexpr int64_t padded_rows(int64_t T) { return (T + kWidest - 1) / kWidest * kWidest; }

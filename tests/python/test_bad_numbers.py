@@ -8,7 +8,7 @@ import pytest
 from tiny import END, random_decoder, tiny_config, words, write_teacher
 
 import attnedit as ae
-from attnedit import distill
+from attnedit import distill, ops
 from attnedit.checkpoint import Checkpoint, save_checkpoint
 from attnedit.data import Tokenizer, heldout_rows, pack
 from attnedit.models import Decoder
@@ -156,3 +156,18 @@ def test_a_vocabulary_padded_beyond_the_tokenizer(tmp_path: Path) -> None:
     for made in ae.generate(student, [f"{END}the"] * 3, tokenizer, max_new_tokens=20, temperature=5.0, seed=1):
         assert isinstance(made.text, str) and all(0 <= token < 512 for token in made.tokens)
     assert tokenizer.decode([5, 511]) == tokenizer.decode([5])
+
+
+@pytest.mark.parametrize("size", [1e15, 3e17])
+def test_scores_far_beyond_what_a_model_makes_have_a_softmax(size: float) -> None:
+    """Scores up to 1e36: each query sees its best key alone, no weight is NaN."""
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(size=(1, 40, 16)).astype(np.float32) for _ in range(3))
+    q, k = q * np.float32(size), k * np.float32(size)
+    scores = np.where(np.tri(40, dtype=bool), q[0].astype(float) @ k[0].astype(float).T, -np.inf)
+    for compute in ("float32", "bfloat16"):
+        with ae.compute(compute):
+            o = ops.attention(ae.tensor(q), ae.tensor(k), ae.tensor(v), 1, 1, 1.0).numpy()
+        assert np.isfinite(o).all()
+        if compute == "float32":
+            np.testing.assert_allclose(o[0], v[0][scores.argmax(1)], rtol=1e-6)
