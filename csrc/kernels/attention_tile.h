@@ -24,8 +24,8 @@ namespace {
 // Both are multiples of every tile's height and width: 32 x 32, 12 x 32, 6 x 16, 6 x 8.
 constexpr int64_t kQueries = 96;
 constexpr int64_t kKeys = 192;
-constexpr int64_t kWidest = 32;  // panel
-constexpr int64_t kLine = 16;    // floats in a cache line
+constexpr int64_t kWidest = 32;    // panel
+constexpr int64_t kLine = 16;      // floats in a cache line
 constexpr float kUnseen = -1e38f;  // below every finite score, and twice of it is still a number
 
 [[maybe_unused]] constexpr int64_t whole_lines(int64_t n) { return (n + kLine - 1) / kLine * kLine; }
