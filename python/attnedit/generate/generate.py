@@ -162,6 +162,8 @@ def _tokens(model: Decoder, prompts: Sequence[str | Array], tokenizer: Tokenizer
     longest, size, checked = model.config.rope.max_position_embeddings, model.config.vocab_size, []
     for i, prompt in enumerate(prompts):
         if isinstance(prompt, str):
+            if not prompt:
+                raise ValueError(f"[generate] prompt {i} must be some text, got ''")
             if tokenizer is None:
                 raise ValueError(f"[generate] prompt {i} is text, so a tokenizer must be given, got none")
             try:

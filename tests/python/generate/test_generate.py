@@ -107,6 +107,7 @@ def test_who_stops_early_has_what_came_so_far(model: Decoder, tokenizer: Tokeniz
         ("the", {}, "prompts must be a list of at least one prompt, got 'the'"),
         (["the"], {"tokenizer": None}, "prompt 0 is text, so a tokenizer must be given, got none"),
         ([[1], []], {}, "prompt 1 must have at least one token, got none"),
+        (["the", ""], {}, "prompt 1 must be some text, got ''"),
         ([[1, 300]], {}, "prompt 0 must have tokens from 0 to 299, got 1 to 300"),
         ([[0.5]], {}, r"prompt 0 must be text or whole numbers \[T\], got \[0.5\]"),
         ([[1, [2]]], {}, r"prompt 0 must be text or whole numbers \[T\], got \[1, \[2\]\]"),
