@@ -291,7 +291,7 @@ struct Plan {
     const int64_t threads = num_threads();
     key_blocks = parts_of(T, kKeys);
     query_blocks = parts_of(T, kQueries);
-    halves = T > kKeys && 7 * pairs < 5 * threads * (parts_of(pairs, threads));
+    halves = T > kKeys && 7 * pairs < 5 * threads * parts_of(pairs, threads);
     keys = padded_rows(T) * (2 * key_row + value_row);
     queries = padded_rows(T) * (2 * key_row + 2 * value_row + 1);
     sums = (halves ? kKeys : padded_rows(T)) * (key_row + value_row);

@@ -104,6 +104,7 @@ def backward(outputs: Sequence[Tensor], grads: Sequence[Array | None] | None = N
 
     for i, y in enumerate(outputs):
         given = grads[i] if grads is not None else None
+        # As a tensor's, numpy's memory outlives the kernels that read it.
         give(_place(y), None if given is None else Tensor(given).array)
     while queue:
         _, node = heapq.heappop(queue)

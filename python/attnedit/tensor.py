@@ -23,7 +23,8 @@ class Tensor:
     """A row-major array whose values are computed by the current stream.
 
     `array` is the memory itself: kernels read and write it in the order of the stream. `numpy()` waits for the stream
-    first, so look at values through it. Activations are float32; weights may be bfloat16 or float16.
+    first, so look at values through it. Activations are float32; weights may be bfloat16 or float16. An array that is
+    not the pool's, a memory-mapped weight, is taken without a copy and stays alive until no queued kernel can read it.
     """
 
     __slots__ = ("__weakref__", "array", "grad", "index", "lender", "node", "requires_grad")
@@ -98,8 +99,3 @@ def tensor(values: npt.ArrayLike, requires_grad: bool = False) -> Tensor:
     made = Tensor(_core.empty(source.shape, source.dtype), requires_grad)
     _core.upload(source, made.array)
     return made
-
-
-def borrow(array: Array) -> Tensor:
-    """array itself, without a copy: a memory-mapped weight. It stays alive until no queued kernel can read it."""
-    return Tensor(array)

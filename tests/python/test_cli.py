@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from command import ATTNEDIT
 from tiny import EXPERTS, words, write_teacher
 
 import attnedit as ae
@@ -42,7 +43,7 @@ def test_errors_are_one_line(
 
 
 def attnedit(*arguments: object) -> list[str]:
-    return [sys.executable, "-c", "from attnedit.cli import main; main()", *map(str, arguments)]
+    return [*ATTNEDIT, *map(str, arguments)]
 
 
 def test_a_wrong_instruction_set_is_told_before_anything_is_read() -> None:

@@ -18,7 +18,7 @@ from attnedit.compute import compute
 from attnedit.export import in_transformers
 from attnedit.models import Decoder, DecoderConfig
 from attnedit.models.pages import give_back_all
-from attnedit.tensor import Array, borrow
+from attnedit.tensor import Array, Tensor
 
 ROWS, LONGEST, MOST_POSITIONS, NEW_TOKENS = 2, 2048, 64, 16
 TOLERANCE = 1e-3  # of the largest logit: float32 passes of one model differ by less, every wrong key by more
@@ -68,7 +68,7 @@ def logits_at(model: Decoder, tokens: Array, positions: Array) -> Array:
     """float32 [B, P, V], computed in float32 whatever the program trains in."""
     with no_grad(), compute("float32"):
         ((hidden,),) = forward([model], [tokens])
-        logits = ops.linear(borrow(np.ascontiguousarray(hidden.numpy()[:, positions])), model.head).numpy()
+        logits = ops.linear(Tensor(np.ascontiguousarray(hidden.numpy()[:, positions])), model.head).numpy()
     give_back_all(model.lm_head or model.embed_tokens)
     return logits
 

@@ -15,7 +15,7 @@ from attnedit.checkpoint import Checkpoint, give_back, read_arrays, read_object,
 from attnedit.models.decoder import Decoder, DecoderConfig
 from attnedit.models.fused_experts import split_experts
 from attnedit.nn import Module
-from attnedit.tensor import Array, borrow, tensor
+from attnedit.tensor import Array, Tensor, tensor
 
 # What some folders store besides weights: computed again here, or by tied heads the embedding itself.
 BUFFERS = (".rotary_emb.inv_freq", "lm_head.weight")
@@ -100,7 +100,7 @@ def set_parameters(decoder: Decoder, tensors: Mapping[str, Array], tensor_name: 
             raise ValueError(f"[load] tensor {name} must be float32, bfloat16 or float16, got {array.dtype}")
         if not all_finite(array):
             raise ValueError(f"[load] tensor {name} holds NaN or Inf")
-        decoder.set_parameter(path, tensor(array) if array.ndim == 1 else borrow(array))
+        decoder.set_parameter(path, tensor(array) if array.ndim == 1 else Tensor(array))
 
 
 def _plain(name: str) -> str:
@@ -119,7 +119,7 @@ def map_parameters(module: Module, path: Path) -> None:
             raise ValueError(
                 f"[load] {path}: tensor {name} must be one of the layer's, {shapes}, got shape {array.shape}"
             )
-        module.set_parameter(name, tensor(array) if array.ndim == 1 else borrow(array))
+        module.set_parameter(name, tensor(array) if array.ndim == 1 else Tensor(array))
 
 
 def all_finite(array: Array) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from attnedit.tensor import Array, Tensor, borrow
+from attnedit.tensor import Array, Tensor
 
 KNOWN_TYPES = ("default", "linear", "llama3", "yarn")
 
@@ -80,5 +80,5 @@ class Rope:
             inv_freq, factor = self.parameters.frequencies(self.dim)
             angles = np.outer(np.arange(1 << (length - 1).bit_length(), dtype=np.float64), inv_freq)
             cos, sin = (np.ascontiguousarray(f(angles) * factor, dtype=np.float32) for f in (np.cos, np.sin))
-            self._tables = borrow(cos), borrow(sin)
+            self._tables = Tensor(cos), Tensor(sin)
         return self._tables

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 import attnedit as ae
 from attnedit import ops
-from attnedit.tensor import borrow
+from attnedit.tensor import Tensor
 
 STORED = {"float32": 2e-6, "bfloat16": 3e-2, "float16": 3e-3}  # and how far rounding the cache may move a result
 
 
 def cached(values: np.ndarray, dtype: str) -> ae.Tensor:
-    return borrow(values.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype))
+    return Tensor(values.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype))
 
 
 def lengths(*counts: int) -> np.ndarray:
@@ -125,7 +125,7 @@ def test_storing_rounds_as_numpy_does(dtype: str) -> None:
 def test_the_cache_says_what_it_wanted() -> None:
     q, cache = ae.tensor(np.zeros((2, 1, 8))), np.zeros((2, 5, 6))
     with pytest.raises(TypeError, match=r"\[mla_decode\] cache must be float32, bfloat16 or float16, got float64"):
-        ops.mla_decode(q, q, borrow(cache), lengths(1, 1), 4, 1.0)
+        ops.mla_decode(q, q, Tensor(cache), lengths(1, 1), 4, 1.0)
     with pytest.raises(TypeError, match=r"lengths must be int32, got int64"):
         ops.mla_decode(q, q, cached(cache, "float32"), np.array([1, 1]), 4, 1.0)
     with pytest.raises(ValueError, match=r"cache must have shape \(2, 5, 4\), got \(2, 5, 6\)"):
