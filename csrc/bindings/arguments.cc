@@ -62,6 +62,13 @@ void* Arguments::mutable_data(const char* name, py::array& a, int rank) const {
   return a.mutable_data();
 }
 
+View<uint16_t, 1> Arguments::out_bfloat16(const char* name, py::array a) const {
+  check_type(name, a, py::dtype(bfloat16_number()), "bfloat16");
+  ATTNEDIT_CHECK(a.writeable(), op_, name, " must be writeable");
+  note(name, a, true);
+  return {static_cast<uint16_t*>(a.mutable_data()), {a.size()}};
+}
+
 DType Arguments::storage(const char* name, const py::array& a, int rank, bool written) const {
   const int number = is_native(a) ? a.dtype().num() : -1;
   DType dtype = DType::kFloat32;

@@ -68,6 +68,7 @@ class Arguments {
   View<float, 1> out_flat(const char* name, py::array a) const {
     return {static_cast<float*>(mutable_data(name, a)), {a.size()}};
   }
+  View<uint16_t, 1> out_bfloat16(const char* name, py::array a) const;
   // Token ids are checked on the host, so the task keeps its own copy of them: keep() holds it until it has run.
   std::shared_ptr<std::vector<int32_t>> tokens(const char* name, const py::array& a) const {
     check_type(name, a, py::dtype::of<int32_t>(), "int32");

@@ -86,11 +86,13 @@ void bind_losses(py::module_& m) {
                        dstudent ? a.out_rows("dstudent", *dstudent) : View<float, 2>{}, scratch.view()));
   });
   m.def("adamw", [](py::array parameter, py::array gradient, py::array first, py::array second, MaybeArray scale,
-                    float rate, float beta1, float beta2, float eps, float weight_decay, int64_t step) {
+                    MaybeArray rounded, float rate, float beta1, float beta2, float eps, float weight_decay,
+                    int64_t step, bool zero_gradient) {
     const Arguments a("adamw");
     a.launch(adamw(a.out_flat("parameter", parameter), a.out_flat("gradient", gradient), a.out_flat("m", first),
                    a.out_flat("v", second), scale ? a.flat("gradient_scale", *scale) : View<const float, 1>{},
-                   {rate, beta1, beta2, eps, weight_decay, step, true}));
+                   rounded ? a.out_bfloat16("rounded", *rounded) : View<uint16_t, 1>{},
+                   {rate, beta1, beta2, eps, weight_decay, step, zero_gradient}));
   });
   m.def("squared_norm", [](py::array gradient, py::array total) {
     const Arguments a("squared_norm");

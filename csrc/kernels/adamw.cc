@@ -7,9 +7,9 @@ struct AdamWStep {
 };
 }  // namespace attnedit::kernels
 
-// Elements [begin, end).
-ATTNEDIT_LOOPS(void adamw_range(float* parameter, float* gradient, float* m, float* v, AdamWStep step,
-                                bool zero_gradient, int64_t begin, int64_t end);
+// Elements [begin, end); rounded may be null.
+ATTNEDIT_LOOPS(void adamw_range(float* parameter, float* gradient, float* m, float* v, uint16_t* rounded,
+                                AdamWStep step, bool zero_gradient, int64_t begin, int64_t end);
                double square(const float* x, int64_t n);)
 
 #ifdef ATTNEDIT_ISA
@@ -31,13 +31,14 @@ void update(float* __restrict parameter, const float* __restrict gradient, float
 
 }  // namespace
 
-void adamw_range(float* parameter, float* gradient, float* m, float* v, AdamWStep step, bool zero_gradient,
-                 int64_t begin, int64_t end) {
-  // The gradient is cleared block by block, while it is still in the cache.
+void adamw_range(float* parameter, float* gradient, float* m, float* v, uint16_t* rounded, AdamWStep step,
+                 bool zero_gradient, int64_t begin, int64_t end) {
+  // Block by block: what is rounded, and the gradient that is cleared, are still in the cache.
   constexpr int64_t kBlock = 1024;
   for (int64_t i = begin; i < end; i += kBlock) {
     const int64_t n = end - i < kBlock ? end - i : kBlock;
     update(parameter + i, gradient + i, m + i, v + i, step, n);
+    if (rounded) narrow_bfloat16(parameter + i, rounded + i, n);
     if (zero_gradient) std::memset(gradient + i, 0, n * sizeof(float));
   }
 }
@@ -67,14 +68,15 @@ int64_t chunks(int64_t n) { return parts_of(n, kChunk); }
 }  // namespace
 
 Task adamw(View<float, 1> parameter, View<float, 1> gradient, View<float, 1> m, View<float, 1> v,
-           View<const float, 1> gradient_scale, AdamWOptions options) {
-  const auto check_shape = [&](const char* name, View<float, 1> x) {
+           View<const float, 1> gradient_scale, View<uint16_t, 1> rounded, AdamWOptions options) {
+  const auto check_shape = [&](const char* name, const auto& x) {
     ATTNEDIT_CHECK(x.shape == parameter.shape, "adamw", name, " must have shape ", to_string(parameter.shape), ", got ",
                    to_string(x.shape));
   };
   check_shape("gradient", gradient);
   check_shape("m", m);
   check_shape("v", v);
+  if (rounded) check_shape("rounded", rounded);
   ATTNEDIT_CHECK(!gradient_scale || gradient_scale.dim(0) == 1, "adamw", "gradient_scale must have shape (1,), got ",
                  to_string(gradient_scale.shape));
   ATTNEDIT_CHECK(options.step >= 1, "adamw", "step must be 1 or more, got ", options.step);
@@ -90,7 +92,7 @@ Task adamw(View<float, 1> parameter, View<float, 1> gradient, View<float, 1> m, 
                              options.weight_decay};
     parallel_numbers(parameter.dim(0), [&](int64_t begin, int64_t end) {
       ATTNEDIT_BEST(adamw_range)
-      (parameter.data, gradient.data, m.data, v.data, one_step, options.zero_gradient, begin, end);
+      (parameter.data, gradient.data, m.data, v.data, rounded.data, one_step, options.zero_gradient, begin, end);
     });
   };
 }

@@ -4,19 +4,11 @@ ATTNEDIT_LOOPS(void narrow_to_bfloat16(const float* x, uint16_t* y, int64_t n);
                void narrow_to_float16(const float* x, uint16_t* y, int64_t n);)
 
 #ifdef ATTNEDIT_ISA
-#include <cstring>
+#include "simd/vec.h"
 
 namespace attnedit::kernels::ATTNEDIT_ISA {
 
-void narrow_to_bfloat16(const float* x, uint16_t* y, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    uint32_t bits;
-    std::memcpy(&bits, x + i, 4);
-    const uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
-    // The carry would make some NaNs infinite.
-    y[i] = static_cast<uint16_t>(((bits & 0x7fffffff) > 0x7f800000 ? bits | 0x400000 : rounded) >> 16);
-  }
-}
+void narrow_to_bfloat16(const float* x, uint16_t* y, int64_t n) { narrow_bfloat16(x, y, n); }
 
 void narrow_to_float16(const float* x, uint16_t* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {

@@ -146,6 +146,17 @@ inline void zip_bfloat16(const uint16_t* low, const uint16_t* high, float* words
   store(words + kLanes, (Vec)__builtin_shufflevector(a, b, (n / 2 + Lane / 2 + Lane % 2 * n)...));
 }
 
+// n numbers as stored bfloat16, rounded to the nearest, ties to even.
+[[maybe_unused]] inline void narrow_bfloat16(const float* x, uint16_t* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, x + i, 4);
+    const uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    // The carry would make some NaNs infinite.
+    y[i] = static_cast<uint16_t>(((bits & 0x7fffffff) > 0x7f800000 ? bits | 0x400000 : rounded) >> 16);
+  }
+}
+
 // Widens n stored bfloat16 or float16 numbers.
 [[maybe_unused]] inline void widen_bfloat16(const uint16_t* x, float* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {

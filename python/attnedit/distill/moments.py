@@ -9,7 +9,7 @@ from threadpoolctl import ThreadpoolController
 
 from attnedit import _core, runtime
 from attnedit.autograd import grad_of
-from attnedit.tensor import Array, Tensor, full
+from attnedit.tensor import Array, Tensor, full, tensor
 
 # A longer side of a matrix is left as it is: its square matrix would cost more than it brings (a vocabulary).
 LONGEST_SIDE = 4096
@@ -29,19 +29,22 @@ class Step:
 
 
 class Adam:
-    """The moments of one parameter."""
+    """The moments of one parameter, and of a bfloat16 one its float32 master, which steps are added to."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.first, self.second = full(shape, 0), full(shape, 0)
+    def __init__(self, p: Tensor) -> None:
+        self.first, self.second = full(p.shape, 0), full(p.shape, 0)
+        self.master = None if p.dtype == np.float32 else tensor(p.numpy())
 
     def move(self, p: Tensor, step: Step, rate: float) -> None:
+        moved, rounded = (p.array, None) if self.master is None else (self.master.array, p.array)
         _core.adamw(
-            p.array, grad_of(p), self.first.array, self.second.array, step.scale, rate, *step.betas, step.eps,
-            step.weight_decay, step.number,
+            moved, grad_of(p), self.first.array, self.second.array, step.scale, rounded, rate, *step.betas, step.eps,
+            step.weight_decay, step.number, True,
         )  # fmt: skip
 
     def arrays(self) -> dict[str, Array]:
-        return {"first": self.first.numpy(), "second": self.second.numpy()}
+        master = {} if self.master is None else {"master": self.master.numpy()}
+        return {"first": self.first.numpy(), "second": self.second.numpy(), **master}
 
 
 @cache

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal
 
+import ml_dtypes
 import numpy as np
 
 from attnedit import _core
@@ -21,6 +22,9 @@ class Optimizer:
     further in the same number of steps and holds two square matrices per side of a matrix.
 
     `clip` is a global gradient norm; `multipliers` scales the rate of single parameters by name (1 where absent).
+
+    adamw keeps a float32 master of a bfloat16 parameter and rounds it in the same pass: in bfloat16 alone, steps below
+    1/256 of a weight would be lost. soap takes float32 parameters.
     """
 
     def __init__(
@@ -33,12 +37,17 @@ class Optimizer:
         clip: float | None = None,
         multipliers: Mapping[str, float] | None = None,
     ) -> None:
+        wanted = (np.float32,) if method == "soap" else (np.float32, ml_dtypes.bfloat16)
+        for name, p in parameters.items():
+            if p.dtype not in wanted:
+                names = " or ".join(np.dtype(t).name for t in wanted)
+                raise ValueError(f"[optimizer] {method} moves {names} parameters, got {name}, {p.dtype}")
         self.parameters = dict(parameters)
         self.betas, self.eps, self.weight_decay, self.clip = betas, eps, weight_decay, clip
         self.multipliers = dict(multipliers or {})
         self.steps = 0
         self._moments: dict[str, Adam | Soap] = {
-            name: Soap(p.shape) if method == "soap" and rotates(p.shape) else Adam(p.shape)
+            name: Soap(p.shape) if method == "soap" and rotates(p.shape) else Adam(p)
             for name, p in self.parameters.items()
         }
         self._norm, self._scale = full((1,), 0), full((1,), 1)

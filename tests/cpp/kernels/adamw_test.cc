@@ -4,6 +4,7 @@
 
 #include <limits>
 
+#include "support/factors.h"
 #include "support/oracle.h"
 
 namespace attnedit::kernels {
@@ -35,6 +36,7 @@ TEST_P(AdamW, FollowsTheReferenceForManySteps) {
   const auto start = normal(n, 1);
   on_every_isa([&] {
     std::vector<float> parameter = start, m(n), v(n);
+    std::vector<uint16_t> rounded(n);
     State want{lift<double>(start), std::vector<double>(n), std::vector<double>(n)};
     for (int step = 1; step <= 12; ++step) {
       auto gradient = normal(n, 10 + step, 0.3f);
@@ -43,12 +45,14 @@ TEST_P(AdamW, FollowsTheReferenceForManySteps) {
       options.step = step;
       reference_step(want, gradient, scale[0], options);
       adamw(out<1>(parameter, {n}), out<1>(gradient, {n}), out<1>(m, {n}), out<1>(v, {n}), in<1>(scale, {1}),
-            options)();
+            {rounded.data(), {n}}, options)();
       EXPECT_EQ(gradient, std::vector<float>(n));
     }
     expect_close(m, want.m, 1e-6, "m");
     expect_close(v, want.v, 2e-6, "v");
     expect_close(parameter, want.parameter, 2e-6, "parameter");
+    const auto nearest = factors(Compute::kBFloat16, parameter);
+    for (int64_t i = 0; i < n; ++i) EXPECT_EQ(uint32_t{rounded[i]} << 16, std::bit_cast<uint32_t>(nearest[i])) << i;
   });
 }
 
@@ -59,8 +63,8 @@ TEST(AdamW, ReadsItsScaleWhenItRunsAndKeepsTheGradientIfAsked) {
   std::vector<float> parameter = start, gradient = original, m(3), v(3), scale = {0};
   AdamWOptions options = kOptions;
   options.zero_gradient = false;
-  const Task task =
-      adamw(out<1>(parameter, {3}), out<1>(gradient, {3}), out<1>(m, {3}), out<1>(v, {3}), in<1>(scale, {1}), options);
+  const Task task = adamw(out<1>(parameter, {3}), out<1>(gradient, {3}), out<1>(m, {3}), out<1>(v, {3}),
+                          in<1>(scale, {1}), {}, options);
   scale[0] = 0.5f;
   task();
   EXPECT_EQ(gradient, original);
@@ -72,7 +76,7 @@ TEST(AdamW, ReadsItsScaleWhenItRunsAndKeepsTheGradientIfAsked) {
   parameter = start, m = v = {0, 0, 0};
   want = {lift<double>(start), {0, 0, 0}, {0, 0, 0}};
   reference_step(want, original, 1, options);
-  adamw(out<1>(parameter, {3}), out<1>(gradient, {3}), out<1>(m, {3}), out<1>(v, {3}), {}, options)();
+  adamw(out<1>(parameter, {3}), out<1>(gradient, {3}), out<1>(m, {3}), out<1>(v, {3}), {}, {}, options)();
   expect_close(m, want.m, 1e-6, "m without a scale");
 }
 
@@ -83,7 +87,7 @@ TEST(AdamW, SameBitsForAnyThreads) {
     std::vector<float> parameter = start, m(n), v(n), gradient = normal(n, 2), norm(1),
                        scratch(squared_norm_workspace(n));
     squared_norm(in<1>(gradient, {n}), out<1>(norm, {1}), out<1>(scratch, {squared_norm_workspace(n)}))();
-    adamw(out<1>(parameter, {n}), out<1>(gradient, {n}), out<1>(m, {n}), out<1>(v, {n}), {}, kOptions)();
+    adamw(out<1>(parameter, {n}), out<1>(gradient, {n}), out<1>(m, {n}), out<1>(v, {n}), {}, {}, kOptions)();
     parameter.insert(parameter.end(), m.begin(), m.end());
     parameter.insert(parameter.end(), v.begin(), v.end());
     parameter.push_back(norm[0]);
@@ -128,12 +132,17 @@ TEST(AdamW, NamesWhatItWanted) {
     return "nothing";
   };
   const auto four = out<1>(x, {4}), three = out<1>(x, {3});
-  EXPECT_EQ(message([&] { return adamw(four, four, four, three, {}, kOptions); }),
+  EXPECT_EQ(message([&] { return adamw(four, four, four, three, {}, {}, kOptions); }),
             "[adamw] v must have shape (4,), got (3,)");
-  EXPECT_EQ(message([&] { return adamw(four, four, four, four, in<1>(x, {4}), kOptions); }),
+  EXPECT_EQ(message([&] { return adamw(four, four, four, four, in<1>(x, {4}), {}, kOptions); }),
             "[adamw] gradient_scale must have shape (1,), got (4,)");
-  EXPECT_EQ(message([&] { return adamw(four, four, four, four, {}, {.rate = 1, .step = 0}); }),
+  EXPECT_EQ(message([&] { return adamw(four, four, four, four, {}, {}, {.rate = 1, .step = 0}); }),
             "[adamw] step must be 1 or more, got 0");
+  std::vector<uint16_t> words(3);
+  EXPECT_EQ(message([&] {
+              return adamw(four, four, four, four, {}, {words.data(), {3}}, kOptions);
+            }),
+            "[adamw] rounded must have shape (4,), got (3,)");
   EXPECT_EQ(message([&] { return squared_norm(in<1>(x, {4}), out<1>(one, {1}), out<1>(one, {1})); }),
             "[squared_norm] workspace must have 2 floats or more, got 1");
   EXPECT_EQ(message([&] { return clip_scale(in<1>(one, {1}), 0, out<1>(one, {1})); }),

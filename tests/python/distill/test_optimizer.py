@@ -1,11 +1,12 @@
 """The optimizers' defining properties; AdamW's formula has its oracle beside its kernel."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 import attnedit as ae
-from attnedit import runtime
-from attnedit.autograd import grad_of
+from attnedit import ops, runtime
+from attnedit.autograd import backward, grad_of
 from attnedit.distill.optimizer import Method, Optimizer
 from attnedit.tensor import Tensor
 
@@ -80,3 +81,47 @@ def test_vectors_and_matrices_of_one_long_side_train_too() -> None:
     np.testing.assert_array_equal(moved(vector, np.ones(7), "soap"), moved(vector, np.ones(7), "adamw"))
     tall = [rng.normal(size=(5000, 3)) for _ in range(3)]
     assert np.isfinite(moved(tall, np.ones((5000, 3)), "soap")).all()
+
+
+def test_a_bfloat16_weight_follows_its_float32_master() -> None:
+    """Steps a thousandth of the weight: lost in bfloat16, whose next number is 1/128 away, but not in the master."""
+    rng = np.random.default_rng(9)
+    start = rng.normal(size=(4, 6)).astype(ml_dtypes.bfloat16)
+    gradients = [rng.normal(size=(4, 6)) + 1 for _ in range(40)]
+    weights = {np.dtype(t).name: Tensor(start.astype(t), requires_grad=True) for t in (np.float32, ml_dtypes.bfloat16)}
+    for w in weights.values():
+        optimizer = Optimizer({"w": w})
+        for i, g in enumerate(gradients):
+            if i == 20:  # a run that stops here and goes on
+                state = {name: array.copy() for name, array in optimizer.state().items()}
+                optimizer = Optimizer({"w": w})
+                optimizer.restore(state)
+            give(w, g)
+            optimizer.step(1e-3)
+            w.numpy()
+    plain = weights["float32"].numpy()
+    assert np.abs(plain - start.astype(np.float32)).min() > 0.01
+    np.testing.assert_array_equal(weights["bfloat16"].numpy(), plain.astype(ml_dtypes.bfloat16))
+
+
+def test_a_bfloat16_weight_gets_its_gradient_from_the_tape() -> None:
+    rng = np.random.default_rng(10)
+    start = rng.normal(size=(3, 5)).astype(ml_dtypes.bfloat16)
+    x, dy = ae.tensor(rng.normal(size=(1, 4, 5))), ae.tensor(rng.normal(size=(1, 4, 3)))
+    grads = []
+    for t in (np.float32, ml_dtypes.bfloat16):
+        w = Tensor(start.astype(t), requires_grad=True)
+        backward([ops.linear(x, w)], [dy.array])
+        runtime.synchronize()
+        grads.append(grad_of(w))
+    assert grads[0].any()
+    np.testing.assert_array_equal(*grads)
+
+
+def test_types_that_a_method_does_not_move() -> None:
+    w = Tensor(np.zeros((4, 4), ml_dtypes.bfloat16), requires_grad=True)
+    with pytest.raises(ValueError, match=r"\[optimizer\] soap moves float32 parameters, got w, bfloat16"):
+        Optimizer({"w": w}, "soap")
+    half = Tensor(np.zeros(4, np.float16), requires_grad=True)
+    with pytest.raises(ValueError, match=r"\[optimizer\] adamw moves float32 or bfloat16 parameters, got h, float16"):
+        Optimizer({"h": half})
