@@ -24,11 +24,15 @@ Run = Callable[[], Mapping[str, Any]]
 SHAPES: dict[str, dict[str, int]] = json.loads((Path(__file__).parent / "shapes.json").read_text())
 
 
+MEMORY = ("read", "copy", "mixed")  # limits in bytes
+
+
 @dataclass(frozen=True)
 class Case:
     """name: the model's and the sizes that vary, as T2048, W512, V151936, so that plots find them. limit: what bounds
-    the case: fma and pairs count `work` in floating-point operations; copy, mixed and read count it in bytes. dtype
-    bfloat16: we multiply float32 arrays in bfloat16, and torch has the same numbers as bfloat16 tensors."""
+    the case: fma and pairs count `work` in floating-point operations; copy, mixed and read count it in bytes. read:
+    bytes that arithmetic must also read; where they take longer they are the limit. dtype bfloat16: we multiply float32
+    arrays in bfloat16, and torch has the same numbers as bfloat16 tensors."""
 
     name: str
     direction: str
@@ -38,6 +42,7 @@ class Case:
     peers: tuple[str, ...] = ()
     dtype: str = "float32"
     tolerance: float = 1e-4  # of the greatest number of an answer
+    read: float = 0
     threads: int | None = None  # None: every core
     kept: bool = True  # beside torch that keeps its memory too, not only as shipped
     long: bool = False  # only when asked for
@@ -50,7 +55,11 @@ class Case:
 
     @property
     def arithmetic(self) -> bool:
-        return self.limit in ("fma", "pairs")
+        return self.limit not in MEMORY
+
+    @property
+    def memory(self) -> bool:
+        return self.limit in MEMORY or self.read > 0
 
     def in_bfloat16(self, *peers: str) -> "Case":
         """The same with products of bfloat16, beside those peers."""

@@ -1,5 +1,5 @@
-// What this machine can do at most, in the instruction set that the kernels use: a line of JSON for one thread and one
-// for all. GFLOP/s of multiply-adds in registers; GB/s of streams through arrays that no cache holds.
+// limits THREADS: what this machine can do at most with them, in the instruction set that the kernels use, as a line of
+// JSON. GFLOP/s of multiply-adds in registers; GB/s of streams through arrays that no cache holds.
 #include "simd/isa.h"
 
 ATTNEDIT_LOOPS(double multiply_adds(int64_t steps, float a, float b, float* y);
@@ -191,14 +191,16 @@ int64_t last_cache() {
 }  // namespace
 }  // namespace attnedit::kernels
 
-int main() {
+int main(int count, char** arguments) {
   using namespace attnedit;
+  const int threads = count == 2 ? std::atoi(arguments[1]) : 0;
+  if (threads < 1) {
+    std::fprintf(stderr, "[limits] wanted one argument, a number of threads\n");
+    return 2;
+  }
   // Eight last caches, and the small ones of a virtual machine's cores 32 times: a share may stay in each core's.
   const int64_t floats = std::max<int64_t>(8 * kernels::last_cache(), 1 << 30) / static_cast<int64_t>(sizeof(float));
-  float* const numbers = kernels::array(floats);
-  const int cores = num_threads();
-  kernels::measure(1, floats, numbers);
-  if (cores > 1) kernels::measure(cores, floats, numbers);
+  kernels::measure(threads, floats, kernels::array(floats));
 }
 
 #endif

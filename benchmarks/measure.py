@@ -1,6 +1,5 @@
 """One case: every side's answers compared, then every side by the clock."""
 
-import json
 import math
 import os
 import subprocess
@@ -12,7 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from case import Case
+from case import MEMORY, Case
+from machine import Machine, Rates, highest
 from process import Process, SideDied, SideFailed
 from results import Refused, Row, three
 from rich.console import Console
@@ -20,6 +20,7 @@ from rich.console import Console
 HERE = Path(__file__).parent
 REPETITIONS, ROUNDS = 7, 2  # sides take turns
 SLOW, FEW = 0.5, 3  # seconds, and the repetitions of what takes longer: peers, and ours where it is beside no peer
+SLOWEST, FEWEST = 5.0, 2  # the same for peers
 WARM = 2.0  # seconds up to which the memory of ours is measured in a second run, and a peer is timed behind its first
 SETTLE = 0.12  # seconds before a side's turn: workers of the side before it spin for a while (OpenBLAS: 2^28 cycles)
 HEAVY = 3e11  # operations from which on sides run one after the other, each alone in memory
@@ -74,10 +75,8 @@ def peer_python(installed: Path) -> str | None:
 
 class Bench:
     def __init__(self, limits: Path, quick: bool, console: Console) -> None:
-        self.limits_program, self.quick, self.console = limits, quick, console
+        self.machine, self.quick, self.console = Machine(limits), quick, console
         self.peer_python = peer_python(HERE.parent / ".venv-peer/bin/python")
-        self.limits: dict[int, dict[str, float]] = {}
-        self.limits_until = 0.0
         self.processes: dict[tuple[str, bool], Process] = {}
         self.wrong = False
         process = Process(sys.executable, kept=False)
@@ -89,20 +88,6 @@ class Bench:
             process.close()
         commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True)
         self.commit = commit.stdout.strip()
-
-    def measure_limits(self) -> None:
-        """The best so far: neighbours can only take from it. Once a minute is enough."""
-        if not self.limits_program.exists() or time.monotonic() < self.limits_until:
-            return
-        done = subprocess.run([self.limits_program], capture_output=True, text=True)
-        if done.returncode:
-            raise Refused(
-                f"[bench] {self.limits_program} failed: {(done.stderr.strip() or 'no word').splitlines()[-1]}"
-            )
-        for line in map(json.loads, done.stdout.splitlines()):
-            best = self.limits.setdefault(line.pop("threads"), {})
-            best |= {k: max(v, best.get(k, 0.0)) for k, v in line.items() if k != "isa"}
-        self.limits_until = time.monotonic() + 60
 
     def sides_of(self, case: Case) -> list[Side]:
         sides = [OURS]
@@ -119,9 +104,12 @@ class Bench:
 
     def measure(self, module: str, index: int, case: Case) -> list[Row]:
         """The lines of a case: none for --quick, nor where an answer is wrong."""
-        kernel = module.split(".")[-1]
+        kernel, threads = module.split(".")[-1], case.threads or self.about["threads"]
         sides, found, right = self.sides_of(case), {}, True
         heavy = case.arithmetic and case.work > HEAVY and not self.quick
+        beside: list[Rates] = []  # memory's rates, which neighbours change from minute to minute
+        if not self.quick:
+            self.machine.refresh(threads)
         lost = self.draw(module, index, sides)
         with tempfile.TemporaryDirectory() as folder:
             mine, theirs = Path(folder) / "ours.npz", Path(folder) / "theirs.npz"
@@ -142,6 +130,8 @@ class Bench:
                     self.tell(f"{kernel} {case.name} {case.direction}: {side.name}: {difference}")
                     right, self.wrong = False, True
         for left in () if heavy or self.quick else reversed(range(ROUNDS)):
+            if case.memory:
+                beside.append(self.machine.measure(threads))
             for side in list(found):
                 try:
                     self.time(case, side, found[side], left)
@@ -150,7 +140,10 @@ class Bench:
         if self.quick and right and OURS in found:
             against = ", ".join(side.name for side in found if side != OURS) or "nobody"
             self.console.print(f"{kernel} {case.name} {case.direction}: right beside {against}")
-        return [] if self.quick or not right or OURS not in found else self.rows(kernel, case, sides, found)
+        if self.quick or not right or OURS not in found:
+            return []
+        rates = self.machine.best.get(threads, {}) | {k: v for k, v in highest(beside).items() if k in MEMORY}
+        return self.rows(kernel, case, sides, found, threads, rates)
 
     def draw(self, module: str, index: int, sides: list[Side]) -> set[tuple[str, bool]]:
         """The inputs, in all processes at once; returns those that could not."""
@@ -198,8 +191,12 @@ class Bench:
         if side.process not in self.processes:
             return  # it failed behind some samples
         for _ in range(1 if rounds_left else 2):  # a first run that loads code is no measure of what is slow
-            few = found["seconds"] > SLOW and (side != OURS or not case.peers)
-            missing = (FEW if few else REPETITIONS) - len(found["samples"])
+            wanted = REPETITIONS
+            if side != OURS and found["seconds"] > SLOWEST:
+                wanted = FEWEST
+            elif found["seconds"] > SLOW and (side != OURS or not case.peers):
+                wanted = FEW
+            missing = wanted - len(found["samples"])
             if missing <= 0:
                 return
             time.sleep(SETTLE)
@@ -210,12 +207,16 @@ class Bench:
             for key in ("samples", "others", "wall"):
                 found[key] += timed[key]
 
-    def rows(self, kernel: str, case: Case, sides: list[Side], found: dict[Side, Any]) -> list[Row]:
+    def rows(
+        self, kernel: str, case: Case, sides: list[Side], found: dict[Side, Any], threads: int, rates: Rates
+    ) -> list[Row]:
         ours, about = found[OURS], self.about
-        threads = case.threads or about["threads"]
-        rate = self.limits.get(threads, {}).get(case.limit)
         median, least, most = three(ours["samples"])
-        share = None if rate is None else round(case.work / median / rate * 1e-6, 4)
+        limit, work = case.limit, case.work
+        if rates and case.read / rates["read"] > work / rates[limit]:
+            limit, work = "read", case.read
+        rate = rates.get(limit)
+        share = None if rate is None else round(work / median / rate * 1e-6, 4)
         others = sum(f["others"] for f in found.values()) / sum(f["wall"] for f in found.values())
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         rows = []
@@ -225,7 +226,7 @@ class Bench:
             allocator = "" if side is None else "kept" if side.kept else "shipped"
             rows.append(Row(
                 now, self.commit, about["processor"], about["isa"], threads, about["blas"], kernel, case.name,
-                case.direction, case.dtype, len(ours["samples"]), median, least, most, case.limit, rate, share,
+                case.direction, case.dtype, len(ours["samples"]), median, least, most, limit, rate, share,
                 mib(ours["counted"]), mib(ours["extra"]), side.name if side else "", allocator, *times,
                 round(times[0] / median, 3) if times[0] else None, mib(peer["extra"]) if peer else None,
                 round(others, 2), len(peer["samples"]) if peer else None,

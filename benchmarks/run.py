@@ -99,8 +99,6 @@ def run(options: argparse.Namespace) -> bool:
     )
     try:
         for kernel, those in cases.items():
-            if not options.quick:
-                bench.measure_limits()
             rows: list[Row] = []
             for index, case in those:
                 if not options.quick:
@@ -116,7 +114,7 @@ def run(options: argparse.Namespace) -> bool:
         bench.close()
     if not options.quick:
         console.print(EXPLANATION)
-        console.print(*(f"limits with {n} threads: {r}" for n, r in bench.limits.items()), sep="\n")
+        console.print(*(f"limits with {n} threads: {r}" for n, r in bench.machine.best.items()), sep="\n")
         console.print(f"{clock(time.monotonic() - progress.began)} in all; lines are in {options.results}")
     return not bench.wrong
 
