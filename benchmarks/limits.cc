@@ -1,5 +1,6 @@
-// limits THREADS: what this machine can do at most with them, in the instruction set that the kernels use, as a line of
-// JSON. GFLOP/s of multiply-adds in registers; GB/s of streams through arrays that no cache holds.
+// limits THREADS: what this machine can do with them, in the instruction set that the kernels use. For every line of
+// its input, `registers` or `memory`, a line of JSON: GFLOP/s of multiply-adds in registers, or GB/s of streams through
+// arrays that no cache holds.
 #include "simd/isa.h"
 
 ATTNEDIT_LOOPS(double multiply_adds(int64_t steps, float a, float b, float* y);
@@ -106,7 +107,9 @@ void mixed(float* p, float* g, float* m, float* v, int64_t n) {
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <iostream>
 #include <numeric>
+#include <string>
 #include <vector>
 
 #include "runtime/parallel.h"
@@ -115,18 +118,11 @@ void mixed(float* p, float* g, float* m, float* v, int64_t n) {
 namespace attnedit::kernels {
 namespace {
 
-constexpr int kRepetitions = 7;
-
-// The best of several: a limit is what the machine can do when nobody disturbs it.
 template <class F>
-double best_seconds(const F& f) {
-  double best = 1e9;
-  for (int i = 0; i < kRepetitions; ++i) {
-    const auto begin = std::chrono::steady_clock::now();
-    f();
-    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
-  }
-  return best;
+double seconds_of(const F& f) {
+  const auto begin = std::chrono::steady_clock::now();
+  f();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
 float* array(int64_t floats) {
@@ -141,29 +137,38 @@ float* array(int64_t floats) {
   return static_cast<float*>(p);
 }
 
-// n floats that no cache holds, taken as one stream, two or four.
-void measure(int threads, int64_t n, float* p) {
-  set_num_threads(threads);
+// The best of several: registers are nobody else's, and what disturbs them takes whole cores.
+void registers(int threads) {
+  constexpr int kRepetitions = 7;
+  const int pieces = 16 * threads;  // small ones: a thread that starts late takes fewer
+  std::vector<float> results(16 * pieces);
+  std::vector<double> done(pieces);
+  const auto arithmetic = [&](auto f) {
+    double best = 0;
+    for (int i = 0; i < kRepetitions; ++i) {
+      const double seconds = seconds_of([&] {
+        parallel_items(pieces, [&](int64_t i, int) { done[i] = f(200'000, 0.5f, 0.25f, &results[16 * i]); });
+      });
+      best = std::max(best, std::accumulate(done.begin(), done.end(), 0.0) * 1e-9 / seconds);
+    }
+    return best;
+  };
+  const double fma = arithmetic(ATTNEDIT_BEST(multiply_adds)), pair = arithmetic(ATTNEDIT_BEST(pair_products));
+  std::printf("{\"isa\": \"%s\", \"fma\": %.1f, \"pairs\": %.1f}\n", simd::name(simd::isa()), fma, pair);
+}
+
+// n floats that no cache holds, taken as one stream, two or four, once: memory is shared, and its rate is the moment's.
+void memory(int64_t n, float* p) {
   const auto streams = [&](int arrays, int passes, const auto& f) {
     const int64_t each = n / arrays;
-    return 4e-9 * passes * static_cast<double>(each) / best_seconds([&] {
-             parallel_for(each, 1 << 16, [&](int64_t begin, int64_t end) { f(begin, end - begin); });
-           });
+    return 4e-9 * passes * static_cast<double>(each) /
+           seconds_of([&] { parallel_for(each, 1 << 16, [&](int64_t begin, int64_t end) { f(begin, end - begin); }); });
   };
   const auto read_of = ATTNEDIT_BEST(read);
   const auto copy_of = ATTNEDIT_BEST(copy);
   const auto copy_past_of = ATTNEDIT_BEST(copy_past);
   const auto mixed_of = ATTNEDIT_BEST(mixed);
 
-  const int pieces = 16 * threads;  // small ones: a thread that starts late takes fewer
-  std::vector<float> results(16 * pieces);
-  std::vector<double> done(pieces);
-  const auto arithmetic = [&](auto f) {
-    const double seconds = best_seconds(
-        [&] { parallel_items(pieces, [&](int64_t i, int) { done[i] = f(200'000, 0.5f, 0.25f, &results[16 * i]); }); });
-    return std::accumulate(done.begin(), done.end(), 0.0) * 1e-9 / seconds;
-  };
-  const double fma = arithmetic(ATTNEDIT_BEST(multiply_adds)), pair = arithmetic(ATTNEDIT_BEST(pair_products));
   const double read = streams(1, 1, [&](int64_t i, int64_t count) {
     volatile float kept = read_of(p + i, count);
     (void)kept;
@@ -171,13 +176,9 @@ void measure(int threads, int64_t n, float* p) {
   float* const half = p + n / 2;
   const double plain = streams(2, 2, [&](int64_t i, int64_t count) { copy_of(p + i, half + i, count); });
   const double past = streams(2, 2, [&](int64_t i, int64_t count) { copy_past_of(p + i, half + i, count); });
-  const double copy = std::max(plain, past);
   const double mixed = streams(
       4, 7, [&](int64_t i, int64_t count) { mixed_of(p + i, p + n / 4 + i, half + i, half + n / 4 + i, count); });
-  std::printf(
-      "{\"isa\": \"%s\", \"threads\": %d, \"fma\": %.1f, \"pairs\": %.1f, \"read\": %.2f, \"copy\": %.2f, "
-      "\"mixed\": %.2f}\n",
-      simd::name(simd::isa()), threads, fma, pair, read, copy, mixed);
+  std::printf("{\"read\": %.2f, \"copy\": %.2f, \"mixed\": %.2f}\n", read, std::max(plain, past), mixed);
 }
 
 // The last cache of the core that runs this: what the C library says of a virtual machine may be its host's, all of it.
@@ -198,9 +199,21 @@ int main(int count, char** arguments) {
     std::fprintf(stderr, "[limits] wanted one argument, a number of threads\n");
     return 2;
   }
+  set_num_threads(threads);
   // Eight last caches, and the small ones of a virtual machine's cores 32 times: a share may stay in each core's.
   const int64_t floats = std::max<int64_t>(8 * kernels::last_cache(), 1 << 30) / static_cast<int64_t>(sizeof(float));
-  kernels::measure(threads, floats, kernels::array(floats));
+  float* numbers = nullptr;
+  for (std::string asked; std::getline(std::cin, asked); std::fflush(stdout)) {
+    if (asked == "registers") {
+      kernels::registers(threads);
+    } else if (asked == "memory") {
+      if (!numbers) numbers = kernels::array(floats);
+      kernels::memory(floats, numbers);
+    } else {
+      std::fprintf(stderr, "[limits] wanted lines of registers or memory, got %s\n", asked.c_str());
+      return 2;
+    }
+  }
 }
 
 #endif

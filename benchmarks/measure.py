@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from case import MEMORY, Case
-from machine import Machine, Rates, highest
+from case import Case
+from machine import Held, Machine, held_to
 from process import Process, SideDied, SideFailed
 from results import Refused, Row, three
 from rich.console import Console
@@ -75,7 +75,8 @@ def peer_python(installed: Path) -> str | None:
 
 class Bench:
     def __init__(self, limits: Path, quick: bool, console: Console) -> None:
-        self.machine, self.quick, self.console = Machine(limits), quick, console
+        self.limits_program, self.quick, self.console = limits, quick, console
+        self.machines: dict[int, Machine] = {}  # by threads
         self.peer_python = peer_python(HERE.parent / ".venv-peer/bin/python")
         self.processes: dict[tuple[str, bool], Process] = {}
         self.wrong = False
@@ -99,17 +100,18 @@ class Bench:
         return sides
 
     def close(self) -> None:
+        """Between kernels: their processes' memory is free then."""
         while self.processes:
             self.processes.popitem()[1].close()
+        for machine in self.machines.values():
+            machine.close()
 
     def measure(self, module: str, index: int, case: Case) -> list[Row]:
         """The lines of a case: none for --quick, nor where an answer is wrong."""
         kernel, threads = module.split(".")[-1], case.threads or self.about["threads"]
         sides, found, right = self.sides_of(case), {}, True
         heavy = case.arithmetic and case.work > HEAVY and not self.quick
-        beside: list[Rates] = []  # memory's rates, which neighbours change from minute to minute
-        if not self.quick:
-            self.machine.refresh(threads)
+        machine = self.machine(threads)
         lost = self.draw(module, index, sides)
         with tempfile.TemporaryDirectory() as folder:
             mine, theirs = Path(folder) / "ours.npz", Path(folder) / "theirs.npz"
@@ -121,7 +123,7 @@ class Bench:
                 try:
                     found[side] = self.prepare(side, mine if side == OURS else theirs)
                     if heavy:
-                        self.time(case, side, found[side], 0)
+                        self.time(case, side, found[side], 0, machine)
                         self.processes[side.process].ask("release")
                 except SideFailed as failed:
                     self.lose(side, failed, found)
@@ -130,11 +132,9 @@ class Bench:
                     self.tell(f"{kernel} {case.name} {case.direction}: {side.name}: {difference}")
                     right, self.wrong = False, True
         for left in () if heavy or self.quick else reversed(range(ROUNDS)):
-            if case.memory:
-                beside.append(self.machine.measure(threads))
             for side in list(found):
                 try:
-                    self.time(case, side, found[side], left)
+                    self.time(case, side, found[side], left, machine)
                 except SideFailed as failed:
                     self.lose(side, failed, found)
         if self.quick and right and OURS in found:
@@ -142,8 +142,16 @@ class Bench:
             self.console.print(f"{kernel} {case.name} {case.direction}: right beside {against}")
         if self.quick or not right or OURS not in found:
             return []
-        rates = self.machine.best.get(threads, {}) | {k: v for k, v in highest(beside).items() if k in MEMORY}
-        return self.rows(kernel, case, sides, found, threads, rates)
+        return self.rows(
+            kernel, case, sides, found, threads, held_to(case, found[OURS]["samples"], found[OURS]["beside"], machine)
+        )
+
+    def machine(self, threads: int) -> Machine | None:
+        if self.quick or not self.limits_program.exists():
+            return None
+        if threads not in self.machines:
+            self.machines[threads] = Machine(self.limits_program, threads)
+        return self.machines[threads]
 
     def draw(self, module: str, index: int, sides: list[Side]) -> set[tuple[str, bool]]:
         """The inputs, in all processes at once; returns those that could not."""
@@ -169,7 +177,7 @@ class Bench:
         seconds = found["samples"][-1]
         # The first was no warm-up's, but where it is one of three it cannot move their median far.
         counted = found["samples"] if side != OURS and seconds > WARM else found["samples"][1:]
-        return found | {"seconds": seconds, "samples": counted, "others": 0.0, "wall": 0.0}
+        return found | {"seconds": seconds, "samples": counted, "others": 0.0, "wall": 0.0, "beside": []}
 
     def tell(self, what: str) -> None:
         self.console.print(what, style="red", markup=False, highlight=False)
@@ -186,10 +194,13 @@ class Bench:
             if other == OURS or not found[other]["samples"]:
                 del found[other]
 
-    def time(self, case: Case, side: Side, found: dict[str, Any], rounds_left: int) -> None:
-        """Its share of the repetitions that are to come."""
+    def time(self, case: Case, side: Side, found: dict[str, Any], rounds_left: int, machine: Machine | None) -> None:
+        """Its share of the repetitions that are to come; before each of ours what memory can do, where it matters."""
         if side.process not in self.processes:
             return  # it failed behind some samples
+        beside = machine if side == OURS and case.memory else None
+        if beside and not found["beside"]:
+            found["samples"] = []
         for _ in range(1 if rounds_left else 2):  # a first run that loads code is no measure of what is slow
             wanted = REPETITIONS
             if side != OURS and found["seconds"] > SLOWEST:
@@ -200,23 +211,22 @@ class Bench:
             if missing <= 0:
                 return
             time.sleep(SETTLE)
-            timed = self.processes[side.process].ask(
-                "time", side=side.name, repetitions=math.ceil(missing / (1 + rounds_left))
-            )
-            found["seconds"] = min(timed["samples"])
-            for key in ("samples", "others", "wall"):
-                found[key] += timed[key]
+            repetitions = math.ceil(missing / (1 + rounds_left))
+            for _ in range(repetitions if beside else 1):
+                if beside:
+                    found["beside"].append(beside.memory())
+                timed = self.processes[side.process].ask(
+                    "time", side=side.name, repetitions=1 if beside else repetitions
+                )
+                found["seconds"] = min(timed["samples"])
+                for key in ("samples", "others", "wall"):
+                    found[key] += timed[key]
 
     def rows(
-        self, kernel: str, case: Case, sides: list[Side], found: dict[Side, Any], threads: int, rates: Rates
+        self, kernel: str, case: Case, sides: list[Side], found: dict[Side, Any], threads: int, limit: Held
     ) -> list[Row]:
         ours, about = found[OURS], self.about
         median, least, most = three(ours["samples"])
-        limit, work = case.limit, case.work
-        if rates and case.read / rates["read"] > work / rates[limit]:
-            limit, work = "read", case.read
-        rate = rates.get(limit)
-        share = None if rate is None else round(work / median / rate * 1e-6, 4)
         others = sum(f["others"] for f in found.values()) / sum(f["wall"] for f in found.values())
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         rows = []
@@ -226,7 +236,7 @@ class Bench:
             allocator = "" if side is None else "kept" if side.kept else "shipped"
             rows.append(Row(
                 now, self.commit, about["processor"], about["isa"], threads, about["blas"], kernel, case.name,
-                case.direction, case.dtype, len(ours["samples"]), median, least, most, limit, rate, share,
+                case.direction, case.dtype, len(ours["samples"]), median, least, most, *limit,
                 mib(ours["counted"]), mib(ours["extra"]), side.name if side else "", allocator, *times,
                 round(times[0] / median, 3) if times[0] else None, mib(peer["extra"]) if peer else None,
                 round(others, 2), len(peer["samples"]) if peer else None,

@@ -114,7 +114,7 @@ def run(options: argparse.Namespace) -> bool:
         bench.close()
     if not options.quick:
         console.print(EXPLANATION)
-        console.print(*(f"limits with {n} threads: {r}" for n, r in bench.machine.best.items()), sep="\n")
+        console.print(*(f"limits with {n} threads, the best: {m.best}" for n, m in bench.machines.items()), sep="\n")
         console.print(f"{clock(time.monotonic() - progress.began)} in all; lines are in {options.results}")
     return not bench.wrong
 
