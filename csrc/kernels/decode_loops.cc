@@ -110,7 +110,8 @@ int64_t panel_width(const Decode& d, int64_t column) {
 template <class Word>
 void wide_scores(const Decode& d, const float* q, const Rows& keys, int64_t n, float* p, Ahead& ahead) {
   const int64_t words = words_of<Word>(d.sizes.K);
-  constexpr int64_t kTall = 2 * kTileRows;
+  // Chains enough to hide the latency of an addition; the addresses of more rows do not fit the registers.
+  constexpr int64_t kTall = 12;
   for (int64_t m = 0, panel; m < d.columns; m += panel) {
     panel = panel_width(d, m);
     const float* a = keys.data + m / d.group * keys.head;
