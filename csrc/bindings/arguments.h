@@ -160,7 +160,6 @@ class Arguments {
     std::string shape, dtype;  // only while profiling
   };
   void note(const char* name, const py::array& a, bool written) const;
-
   void describe(Task& task) const;
 
   const char* op_;
