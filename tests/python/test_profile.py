@@ -64,6 +64,7 @@ def test_an_error_inside_still_writes_the_trace(tmp_path: Path) -> None:
 
 B, T, D, V = 2, 30, 64, 500
 F, H = 4, 2  # bytes of float32 and of what is stored in half of it
+ADAMW = (1e-3, 0.9, 0.95, 1e-8, 0.0, 1, True)
 
 
 def moved(run: Callable[[], object]) -> dict[str, tuple[float, float, str]]:
@@ -88,7 +89,7 @@ def test_streaming_kernels_say_what_they_move() -> None:
     half, row = ae.Tensor(np.ones((V, D), ml_dtypes.bfloat16)), B * T * D
     table, cos, weight = x(V, D), x(1000, 4), x(D)
     cache = np.zeros((B, 50, D), ml_dtypes.bfloat16)
-    parameter = [np.ones(1000, np.float32) for _ in range(4)]
+    parameter, rounded = [np.ones(1000, np.float32) for _ in range(4)], np.ones(1000, ml_dtypes.bfloat16)
     for run, name, wanted in (
         (lambda: ops.add(x(B, T, D), x(B, T, D)), "add", 3 * row * F),
         (lambda: ops.swiglu(x(B, T, D), x(B, T, D)), "swiglu", 3 * row * F),
@@ -100,7 +101,8 @@ def test_streaming_kernels_say_what_they_move() -> None:
          "embedding_backward", 3 * row * F),
         (lambda: ops.cosine_loss(x(B, T, D), x(B, T, D), x(B * T)), "cosine_loss", (3 * row + B * T + 1) * F),
         (lambda: ops.cache_store(x(B, T, D), cache, np.zeros(B, np.int32)), "cache_store", row * (F + H)),
-        (lambda: _core.adamw(*parameter, None, 1e-3, 0.9, 0.95, 1e-8, 0.0, 1), "adamw", 8 * 1000 * F),
+        (lambda: _core.adamw(*parameter, None, None, *ADAMW), "adamw", 1000 * 8 * F),
+        (lambda: _core.adamw(*parameter, None, rounded, *ADAMW), "adamw", 1000 * (8 * F + H)),
         (lambda: ops.decode_attention(x(B, 1, D), ae.Tensor(cache), ae.Tensor(cache), lengths, 4, 4, 1.0),
          "decode_attention", 2 * B * D * F + 2 * 7 * D * H),
     ):  # fmt: skip
