@@ -113,14 +113,16 @@ check-neon:
 	cmake --build build/aarch64 -j $(JOBS) --target attnedit_core
 	aarch64-linux-gnu-objdump -d build/aarch64/csrc/libattnedit_core.a | grep -q 'fmla.*\.4s'
 
-# Every kernel beside its peers and the machine's limits, or one: make bench K=attention. Then the pictures.
+# Every kernel beside its peers and the machine's limits, or one, or the cases with this in their name:
+# make bench K=attention CASE=T2048. Then the pictures.
+WANTED = $(K) $(if $(CASE),--case "$(CASE)")
 bench: bench-tools
-	$(PY) benchmarks/run.py $(K)
+	$(PY) benchmarks/run.py $(WANTED)
 	$(PY) benchmarks/plots.py
 
 # The cases that take minutes each: long contexts over the whole vocabulary.
 bench-long: bench-tools
-	$(PY) benchmarks/run.py --long $(K)
+	$(PY) benchmarks/run.py --long $(WANTED)
 
 # Pictures of benchmarks/results.csv: cost against length, window, vocabulary and threads.
 bench-plots: install

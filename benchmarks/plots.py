@@ -4,8 +4,8 @@ python benchmarks/plots.py                      draws into benchmarks/plots/
 """
 
 import argparse
-import csv
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -14,7 +14,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot, ticker
-from results import RESULTS
+from results import QUIET, RESULTS, Refused, read
 
 Line: TypeAlias = dict[str, str]
 
@@ -26,12 +26,15 @@ def size(letter: str, name: str) -> int | None:
 
 
 def newest(path: Path) -> list[Line]:
-    """The last line of every case and peer, of the processor that was measured last."""
-    with path.open(newline="") as file:
-        lines = list(csv.DictReader(file))
-    here = [line for line in lines if line["processor"] == lines[-1]["processor"]]
+    """The last line of every case and peer, of the processor that was measured last; one during which others took
+    cores only where there is none without."""
+    lines = read(path)
+    # Earlier lines say less of a processor: only how the name that they have now begins.
+    last = lines[-1]["processor"]
+    here = [line for line in lines if line["processor"] == last or last.startswith(line["processor"] + " family ")]
     keys = ("kernel", "case", "direction", "dtype", "threads", "peer", "allocator")
-    return list({tuple(line[k] for k in keys): line for line in here}.values())
+    undisturbed = [line for line in here if float(line["cores_others_took"]) <= QUIET]
+    return list({tuple(line[k] for k in keys): line for line in (*here, *undisturbed)}.values())
 
 
 def draw(
@@ -73,15 +76,11 @@ def draw(
     return bool(drawn)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "plots")
-    options = parser.parse_args()
-    lines = [line for line in newest(options.results) if line["dtype"] == "float32"]
-    cores = max(int(line["threads"]) for line in lines)
+def draw_all(results: Path, out: Path) -> None:
+    lines = [line for line in newest(results) if line["dtype"] == "float32"]
+    cores = max((int(line["threads"]) for line in lines), default=0)
     of = {k: [line for line in lines if line["kernel"] == k] for k in ("attention", "fused_kl")}
-    options.out.mkdir(exist_ok=True)
+    out.mkdir(exist_ok=True)
 
     def cases(pattern: str, direction: str, every_thread: bool = False) -> Callable[[Line], bool]:
         return lambda r: (
@@ -92,7 +91,7 @@ def main() -> None:
 
     pictures = {
         "attention_length": draw(
-            options.out / "attention_length.png", "attention, forward and backward", "tokens T", of["attention"],
+            out / "attention_length.png", "attention, forward and backward", "tokens T", of["attention"],
             lambda r: size("T", r["case"]),
             {
                 "full, 16 heads of 128": cases(r"16 heads of 128 T\d+", "f+b"),
@@ -100,17 +99,17 @@ def main() -> None:
             },
         ),
         "attention_window": draw(
-            options.out / "attention_window.png", "gated attention, T 4096, forward and backward", "window W",
+            out / "attention_window.png", "gated attention, T 4096, forward and backward", "window W",
             of["attention"], lambda r: size("W", r["case"]),
             {"Qwen3-0.6B": cases(r"Qwen3-0.6B T4096 W\d+ gated", "f+b")},
         ),
         "fused_kl_vocabulary": draw(
-            options.out / "fused_kl_vocabulary.png", "divergence with hidden gradient, 512 tokens", "vocabulary V",
+            out / "fused_kl_vocabulary.png", "divergence with hidden gradient, 512 tokens", "vocabulary V",
             of["fused_kl"], lambda r: size("V", r["case"]),
             {"hidden size 1024": cases(r"Qwen3-0.6B T512 V\d+", "loss+dH")},
         ),
         "fused_kl_length": draw(
-            options.out / "fused_kl_length.png", "divergence with hidden gradient", "tokens T",
+            out / "fused_kl_length.png", "divergence with hidden gradient", "tokens T",
             of["fused_kl"], lambda r: size("T", r["case"]),
             {
                 f"hidden size 1024, vocabulary {v:,}": cases(rf"Qwen3-0.6B T\d+ V{v}", "loss+dH")
@@ -118,13 +117,31 @@ def main() -> None:
             },
         ),
         "threads": draw(
-            options.out / "threads.png", "attention, 16 heads of 128, T 2048, forward and backward", "threads",
+            out / "threads.png", "attention, 16 heads of 128, T 2048, forward and backward", "threads",
             of["attention"], lambda r: int(r["threads"]),
             {"ours": cases("16 heads of 128 T2048", "f+b", every_thread=True)},
         ),
     }  # fmt: skip
     for name, drawn in pictures.items():
-        print(options.out / f"{name}.png" if drawn else f"{name}: fewer than two lines in {options.results}")
+        print(out / f"{name}.png" if drawn else f"{name}: fewer than two lines in {results}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "plots")
+    options = parser.parse_args()
+    try:
+        draw_all(options.results, options.out)
+    except Refused as refused:
+        print(refused, file=sys.stderr)
+        sys.exit(2)
+    except ValueError as error:
+        print(f"[bench] --results {options.results} holds what no run writes: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"[bench] --out {options.out}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results.csv"
+QUIET = 0.1  # cores that others may take before a line is distrusted
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,20 @@ def append(rows: list[Row], path: Path) -> None:
         raise Refused(f"[bench] --results {path}: {error.strerror}") from None
 
 
+def read(path: Path) -> list[dict[str, str]]:
+    """The lines of a results file; what a later version added is empty in earlier ones. None is refused."""
+    try:
+        with path.open(newline="") as file:
+            lines = list(csv.DictReader(file, restval=""))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise Refused(f"[bench] --results {path}: {getattr(error, 'strerror', None) or 'no text of lines'}") from None
+    if not lines:
+        raise Refused(f"[bench] --results {path} must have lines of results, got none")
+    if missing := [field.name for field in fields(Row) if field.name not in lines[0]]:
+        raise Refused(f"[bench] --results {path} must have the columns of results.csv, {missing[0]} is missing")
+    return lines
+
+
 def show(kernel: str, rows: list[Row], console: Console) -> None:
     table = Table(title=kernel, title_justify="left")
     for heading in ("case", "direction", "ours ms", "min-max", "of limit", "extra MiB", "peer", "allocator", "peer ms",
@@ -90,7 +105,7 @@ def show(kernel: str, rows: list[Row], console: Console) -> None:
         table.add_row(*(mine if mine != before else ("",) * len(mine)), *theirs)
         before = mine
     console.print(table)
-    if (others := max(r.cores_others_took for r in rows)) > 0.1:
+    if (others := max(r.cores_others_took for r in rows)) > QUIET:
         console.print(f"[yellow]other processes took up to {others:.2f} cores meanwhile: trust the ratios at most")
 
 

@@ -87,6 +87,8 @@ def run(options: argparse.Namespace) -> bool:
     if not options.quick:
         append([], options.results)  # refuses before the work, not behind it
     bench = Bench(options.limits, options.quick, console)
+    if options.limits != LIMITS and (machine := bench.machine(bench.about["threads"])):
+        machine.registers()  # what is no such program is told before the work
     console.print(*(f"{k} {v}" for k, v in bench.about.items()), f"load {os.getloadavg()[0]:.2f}", sep="; ")
     if not bench.peer_python:
         console.print("no .venv-peer and no ATTNEDIT_PEER_PYTHON: our kernels alone, without torch")

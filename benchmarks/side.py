@@ -16,6 +16,7 @@ import importlib
 import json
 import math
 import os
+import platform
 import resource
 import signal
 import sys
@@ -203,15 +204,26 @@ class Side:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def processor(cpuinfo: str) -> str:
+    """Its name, which clouds cut to a brand, the numbers of its generation, and the widest products that it has."""
+    said = dict(map(str.strip, line.split(":", 1)) for line in cpuinfo.split("\n\n")[0].splitlines() if ":" in line)
+    if "model name" not in said:
+        return platform.machine()
+    numbers = [f"{word} {said[key]}" for word, key in
+               (("family", "cpu family"), ("model", "model"), ("stepping", "stepping")) if key in said]  # fmt: skip
+    flags = said.get("flags", "").split()
+    best = next((flag for flag in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if flag in flags), "")
+    return " ".join((said["model name"], *numbers, best)).strip()
+
+
 def about() -> dict[str, str | int]:
     """What the results' columns say of our build."""
     from threadpoolctl import threadpool_info
 
     from attnedit import _core
 
-    processor = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
     return {
-        "processor": processor.split(":")[1].strip(), "isa": _core.isa(), "threads": _core.num_threads(),
+        "processor": processor(Path("/proc/cpuinfo").read_text()), "isa": _core.isa(), "threads": _core.num_threads(),
         "blas": next((library["architecture"] for library in threadpool_info() if "architecture" in library), "none"),
     }  # fmt: skip
 

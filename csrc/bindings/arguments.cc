@@ -28,8 +28,8 @@ void Arguments::check_type(const char* name, const py::array& a, const py::dtype
 }
 
 void Arguments::note(const char* name, const py::array& a, bool written) const {
-  blocks_.push_back({name, static_cast<const char*>(a.data()), a.nbytes(), written, {}});
-  if (profiling()) blocks_.back().shape = py::str(a.attr("shape"));
+  blocks_.push_back({name, static_cast<const char*>(a.data()), a.nbytes(), written, {}, {}});
+  if (profiling()) blocks_.back().shape = py::str(a.attr("shape")), blocks_.back().dtype = type_name(a.dtype());
 }
 
 void Arguments::launch(Task task, bool in_place) const {
@@ -39,14 +39,25 @@ void Arguments::launch(Task task, bool in_place) const {
                          other.begin + other.bytes <= output.begin ||
                          (in_place && output.begin == other.begin && output.bytes == other.bytes),
                      op_, output.name, " must not share memory with ", other.name);
-  if (profiling() || rehearsing())
-    for (const Block& block : blocks_) {
-      task.bytes += block.bytes;
-      if (!task.shapes.empty()) task.shapes += ' ';
-      task.shapes += block.name;
-      task.shapes += block.shape;
-    }
+  if (!task.bytes) {
+    double bytes = 0;
+    for (const Block& block : blocks_) bytes += static_cast<double>(block.bytes);
+    task.bytes = bytes;
+  }
+  if (profiling()) describe(task);
   bindings::launch(op_, std::move(task));
+}
+
+void Arguments::describe(Task& task) const {
+  bool one_type = true;
+  for (const Block& block : blocks_) one_type = one_type && block.dtype == blocks_[0].dtype;
+  for (const Block& block : blocks_) {
+    const char* const between = task.shapes.empty() ? "" : " ";
+    task.shapes.append(between).append(block.name).append(block.shape);
+    if (!one_type) task.dtypes.append(between).append(block.name).append(":").append(block.dtype);
+  }
+  if (one_type && !blocks_.empty()) task.dtypes = blocks_[0].dtype;
+  if (!compute_.empty()) task.dtypes.append(", multiplied as ").append(compute_);
 }
 
 const void* Arguments::data(const char* name, const py::array& a, int rank, bool written) const {
@@ -85,14 +96,15 @@ DType Arguments::storage(const char* name, const py::array& a, int rank, bool wr
   return dtype;
 }
 
+kernels::Compute Arguments::compute(const std::string& name) const {
+  ATTNEDIT_CHECK(name == "float32" || name == "bfloat16", op_, "compute must be float32 or bfloat16, got ", name);
+  compute_ = name;
+  return name == "float32" ? kernels::Compute::kFloat32 : kernels::Compute::kBFloat16;
+}
+
 kernels::GateActivation gate_activation(const char* op, const std::string& name) {
   ATTNEDIT_CHECK(name == "sigmoid" || name == "softplus", op, "activation must be sigmoid or softplus, got ", name);
   return name == "sigmoid" ? kernels::GateActivation::kSigmoid : kernels::GateActivation::kSoftplus;
-}
-
-kernels::Compute compute_of(const char* op, const std::string& name) {
-  ATTNEDIT_CHECK(name == "float32" || name == "bfloat16", op, "compute must be float32 or bfloat16, got ", name);
-  return name == "float32" ? kernels::Compute::kFloat32 : kernels::Compute::kBFloat16;
 }
 
 }  // namespace attnedit::bindings

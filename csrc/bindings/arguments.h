@@ -118,6 +118,8 @@ class Arguments {
     for (const py::array& array : arrays) views.push_back(weight(name, array));
     return views;
   }
+  // What the factors of products are rounded to.
+  kernels::Compute compute(const std::string& name) const;
   // (B,S,heads*K) -> (B,S,heads,K)
   WeightView<4> stored_heads(const char* name, const py::array& a, int64_t heads) const {
     const DType dtype = storage(name, a, 3);
@@ -155,25 +157,27 @@ class Arguments {
     const char* begin;
     int64_t bytes;
     bool written;
-    std::string shape;  // only while profiling
+    std::string shape, dtype;  // only while profiling
   };
   void note(const char* name, const py::array& a, bool written) const;
+  void describe(Task& task) const;
 
   const char* op_;
   mutable std::vector<Block> blocks_;
+  mutable std::string compute_;
 };
 
 inline View<const int32_t, 1> view(const std::shared_ptr<std::vector<int32_t>>& tokens) {
   return {tokens->data(), {static_cast<int64_t>(tokens->size())}};
 }
 kernels::GateActivation gate_activation(const char* op, const std::string& name);
-kernels::Compute compute_of(const char* op, const std::string& name);
 
 // The task, holding on to what it reads.
 template <class T>
 Task keep(std::shared_ptr<T> what, Task task) {
-  const double flops = task.flops;
-  return Task([what, task = std::move(task)] { task(); }).needing(flops);
+  std::function<void()>& run = task;
+  run = [what, run = std::move(run)] { run(); };
+  return task;
 }
 
 // Scratch for one launch, from the pool. It is given back as soon as the task is queued: blocks are reused in the order

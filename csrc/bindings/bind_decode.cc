@@ -34,7 +34,7 @@ void bind_decode(py::module_& m) {
     const Workspace scratch(mla_decode_workspace(q_latent_.dim(0), q_latent_.dim(1), cache_.dim(1), heads,
                                                  q_latent_.dim(3), q_rope_.dim(3)));
     a.launch(keep(lengths_, mla_decode(q_latent_, q_rope_, cache_, view(lengths_), scale, a.out_heads("o", o, heads),
-                                       scratch.view(), compute_of("mla_decode", compute))));
+                                       scratch.view(), a.compute(compute))));
   });
   m.def("decode_attention", [](py::array q, py::array k, py::array v, py::array lengths, MaybeArray gate, int64_t heads,
                                int64_t kv_heads, float scale, const std::string& activation, py::array o) {

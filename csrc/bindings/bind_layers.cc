@@ -36,15 +36,14 @@ void bind_linear(py::module_& m) {
     const auto weight_ = a.weight("weight", weight);
     const Workspace scratch(gemm_workspace(x_.dim(0), weight_.dim(1), weight_.dim(0)));
     a.launch(gemm_forward(x_, weight_, bias ? a.in<1>("bias", *bias) : View<const float, 1>{}, a.out_rows("y", y),
-                          scratch.view(), compute_of("linear", compute)));
+                          scratch.view(), a.compute(compute)));
   });
   m.def("gemm_input_backward", [](py::array dy, py::array weight, py::array dx, const std::string& compute) {
     const Arguments a("linear_backward");
     const auto dy_ = a.rows("dy", dy);
     const auto weight_ = a.weight("weight", weight);
     const Workspace scratch(gemm_workspace(dy_.dim(0), weight_.dim(1), weight_.dim(0)));
-    a.launch(gemm_input_backward(dy_, weight_, a.out_rows("dx", dx), scratch.view(),
-                                 compute_of("linear_backward", compute)));
+    a.launch(gemm_input_backward(dy_, weight_, a.out_rows("dx", dx), scratch.view(), a.compute(compute)));
   });
   m.def("gemm_weight_backward", [](py::array dy, py::array x, py::array dweight, MaybeArray dbias,
                                    const std::string& compute) {
@@ -53,7 +52,11 @@ void bind_linear(py::module_& m) {
     const auto dweight_ = a.out<2>("dweight", dweight);
     const Workspace scratch(gemm_workspace(x_.dim(0), dweight_.dim(1), dweight_.dim(0)));
     a.launch(gemm_weight_backward(a.rows("dy", dy), x_, dweight_, dbias ? a.out<1>("dbias", *dbias) : View<float, 1>{},
-                                  scratch.view(), compute_of("linear_backward", compute)));
+                                  scratch.view(), a.compute(compute)));
+  });
+  m.def("gemm_bias_backward", [](py::array dy, py::array dbias) {
+    const Arguments a("linear_backward");
+    a.launch(gemm_bias_backward(a.rows("dy", dy), a.out<1>("dbias", dbias)));
   });
 }
 
@@ -119,7 +122,7 @@ void bind_attention(py::module_& m) {
     a.launch(keep(
         starts_.first,
         attention_forward(q_, k_, v_, gate ? a.heads("gate", *gate, heads) : View<const float, 4>{}, starts_.second,
-                          {scale, window, gate_activation("attention", activation), compute_of("attention", compute)},
+                          {scale, window, gate_activation("attention", activation), a.compute(compute)},
                           a.out_heads("o", o, heads), y ? a.out_heads("y", *y, heads) : View<float, 4>{},
                           a.out<3>("lse", lse), scratch.view())));
   });
@@ -131,14 +134,14 @@ void bind_attention(py::module_& m) {
     const auto q_ = a.heads("q", q, heads), k_ = a.heads("k", k, kv_heads), v_ = a.heads("v", v, kv_heads);
     const Workspace scratch(attention_backward_workspace(q_.dim(0), q_.dim(1), heads, kv_heads, q_.dim(3), v_.dim(3)));
     const auto starts_ = a.host_rows("document_starts", starts);
-    a.launch(keep(starts_.first,
-                  attention_backward(a.heads("dy", dy, heads), q_, k_, v_,
-                                     gate ? a.heads("gate", *gate, heads) : View<const float, 4>{}, starts_.second,
-                                     {scale, window, gate_activation("attention_backward", activation),
-                                      compute_of("attention_backward", compute)},
-                                     a.heads("o", o, heads), a.in<3>("lse", lse), a.out_heads("dq", dq, heads),
-                                     a.out_heads("dk", dk, kv_heads), a.out_heads("dv", dv, kv_heads),
-                                     dgate ? a.out_heads("dgate", *dgate, heads) : View<float, 4>{}, scratch.view())));
+    a.launch(
+        keep(starts_.first,
+             attention_backward(a.heads("dy", dy, heads), q_, k_, v_,
+                                gate ? a.heads("gate", *gate, heads) : View<const float, 4>{}, starts_.second,
+                                {scale, window, gate_activation("attention_backward", activation), a.compute(compute)},
+                                a.heads("o", o, heads), a.in<3>("lse", lse), a.out_heads("dq", dq, heads),
+                                a.out_heads("dk", dk, kv_heads), a.out_heads("dv", dv, kv_heads),
+                                dgate ? a.out_heads("dgate", *dgate, heads) : View<float, 4>{}, scratch.view())));
   });
   m.def("mla_compress_forward", [](py::array kv_a, py::array weight, float eps, py::array cos, py::array sin,
                                    int64_t start, py::array latent, py::array rstd, py::array k_rope) {

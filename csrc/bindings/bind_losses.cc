@@ -11,14 +11,13 @@ namespace {
 
 using namespace attnedit::kernels;
 
-FusedKlOptions kl_options(const std::string& divergence, float temperature, const std::string& compute) {
+FusedKlOptions kl_options(const std::string& divergence, float temperature, Compute compute) {
   ATTNEDIT_CHECK(divergence == "forward" || divergence == "reverse" || divergence == "jsd", "fused_kl",
                  "divergence must be forward, reverse or jsd, got ", divergence);
-  ATTNEDIT_CHECK(temperature > 0, "fused_kl", "temperature must be positive, got ", temperature);
   return {divergence == "forward"   ? Divergence::kForward
           : divergence == "reverse" ? Divergence::kReverse
                                     : Divergence::kJsd,
-          temperature, compute_of("fused_kl", compute)};
+          temperature, compute};
 }
 
 }  // namespace
@@ -28,7 +27,7 @@ void bind_losses(py::module_& m) {
                        py::array weights, const std::string& divergence, float temperature, const std::string& compute,
                        py::array loss, py::array divergences, MaybeArray dstudent, MaybeArray dhead) {
     const Arguments a("fused_kl");
-    const FusedKlOptions options = kl_options(divergence, temperature, compute);
+    const FusedKlOptions options = kl_options(divergence, temperature, a.compute(compute));
     const auto student_ = a.rows("student", student);
     const auto head_ = a.weight("student_head", student_head);
     const Workspace scratch(fused_kl_workspace(student_.dim(0), student_.dim(1), head_.dim(0), options));
@@ -46,12 +45,12 @@ void bind_losses(py::module_& m) {
           const auto head_ = a.weight("head", head);
           const Workspace scratch(cross_entropy_workspace(hidden_.dim(0), hidden_.dim(1), head_.dim(0)));
           const auto labels_ = a.tokens("labels", labels);
-          a.launch(keep(labels_,
-                        cross_entropy(hidden_, head_, view(labels_), a.flat("weights", weights),
-                                      a.out_flat("loss", loss), a.out_flat("nll", nll), a.out_tokens("argmax", argmax),
-                                      dhidden ? a.out_rows("dhidden", *dhidden) : View<float, 2>{},
-                                      dhead ? a.out<2>("dhead", *dhead) : View<float, 2>{}, scratch.view(),
-                                      compute_of("cross_entropy", compute))));
+          a.launch(keep(
+              labels_,
+              cross_entropy(hidden_, head_, view(labels_), a.flat("weights", weights), a.out_flat("loss", loss),
+                            a.out_flat("nll", nll), a.out_tokens("argmax", argmax),
+                            dhidden ? a.out_rows("dhidden", *dhidden) : View<float, 2>{},
+                            dhead ? a.out<2>("dhead", *dhead) : View<float, 2>{}, scratch.view(), a.compute(compute))));
         });
   m.def("fused_mse", [](py::array student, py::array teacher, py::array weights, float eps, py::array loss,
                         py::array energy, MaybeArray dstudent) {

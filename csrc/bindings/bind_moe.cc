@@ -42,7 +42,7 @@ void bind_moe(py::module_& m) {
     const auto x_ = a.rows("x", x);
     const Workspace scratch(grouped_gemm_workspace(x_.dim(1), y_.dim(1)));
     a.launch(grouped_gemm_forward(x_, a.indices("offsets", offsets), a.weights("weights", weights), y_, scratch.view(),
-                                  compute_of("grouped_gemm", compute)));
+                                  a.compute(compute)));
   });
   m.def("grouped_gemm_input_backward", [](py::array dy, py::array offsets, const std::vector<py::array>& weights,
                                           bool accumulate, py::array dx, const std::string& compute) {
@@ -51,7 +51,7 @@ void bind_moe(py::module_& m) {
     const auto dy_ = a.rows("dy", dy);
     const Workspace scratch(grouped_gemm_workspace(dx_.dim(1), dy_.dim(1)));
     a.launch(grouped_gemm_input_backward(dy_, a.indices("offsets", offsets), a.weights("weights", weights), accumulate,
-                                         dx_, scratch.view(), compute_of("grouped_gemm_backward", compute)));
+                                         dx_, scratch.view(), a.compute(compute)));
   });
 }
 

@@ -101,6 +101,7 @@ void bind_devices(py::module_& m) {
   m.def("matrix_tiles_refused", [] { return simd::matrix_tiles() == simd::MatrixTileState::kRefused; });
   m.def("num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads);
+  m.attr("MOST_THREADS") = kMostThreads;
 }
 
 void bind_streams(py::module_& m) {
@@ -130,7 +131,8 @@ void bind_profile(py::module_& m) {
     py::list spans;
     for (const Span& s : stop_profile()) {
       py::dict span;
-      span["name"] = s.name, span["shapes"] = s.shapes, span["device"] = s.device, span["stream"] = s.stream;
+      span["name"] = s.name, span["shapes"] = s.shapes, span["dtypes"] = s.dtypes;
+      span["device"] = s.device, span["stream"] = s.stream;
       span["begin"] = s.begin, span["end"] = s.end, span["flops"] = s.flops, span["bytes"] = s.bytes;
       spans.append(span);
     }

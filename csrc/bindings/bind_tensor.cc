@@ -23,10 +23,12 @@ void bind_tensor(py::module_& m) {
     ATTNEDIT_CHECK(x.dtype().num() == y.dtype().num() && x.nbytes() == y.nbytes(), "upload",
                    "x and y must have the same type and size");
     ATTNEDIT_CHECK(x.flags() & y.flags() & py::array::c_style, "upload", "x and y must be contiguous");
-    if (rehearsing()) return launch("upload", Task([] {}));
+    const double moved = 2.0 * static_cast<double>(x.nbytes());
+    if (rehearsing()) return launch("upload", Task([] {}).moving(moved));
     auto staged = std::make_shared<std::vector<char>>(x.nbytes());
     std::memcpy(staged->data(), x.data(), staged->size());
-    launch("upload", Task([staged, to = y.mutable_data()] { std::memcpy(to, staged->data(), staged->size()); }));
+    launch("upload",
+           Task([staged, to = y.mutable_data()] { std::memcpy(to, staged->data(), staged->size()); }).moving(moved));
   });
 }
 

@@ -80,7 +80,15 @@ Task adamw(View<float, 1> parameter, View<float, 1> gradient, View<float, 1> m, 
   ATTNEDIT_CHECK(!gradient_scale || gradient_scale.dim(0) == 1, "adamw", "gradient_scale must have shape (1,), got ",
                  to_string(gradient_scale.shape));
   ATTNEDIT_CHECK(options.step >= 1, "adamw", "step must be 1 or more, got ", options.step);
-  return [=] {
+  const auto check_option = [](const char* name, float value, bool right, const char* wanted) {
+    ATTNEDIT_CHECK(right && std::isfinite(value), "adamw", name, " must be ", wanted, ", got ", value);
+  };
+  check_option("rate", options.rate, options.rate >= 0, "0 or more and finite");
+  check_option("beta1", options.beta1, options.beta1 >= 0 && options.beta1 < 1, "at least 0 and below 1");
+  check_option("beta2", options.beta2, options.beta2 >= 0 && options.beta2 < 1, "at least 0 and below 1");
+  check_option("eps", options.eps, options.eps >= 0, "0 or more and finite");
+  check_option("weight_decay", options.weight_decay, options.weight_decay >= 0, "0 or more and finite");
+  Task task = [=] {
     const auto step = static_cast<double>(options.step);
     const AdamWStep one_step{gradient_scale ? gradient_scale.data[0] : 1.f,
                              options.rate,
@@ -95,6 +103,8 @@ Task adamw(View<float, 1> parameter, View<float, 1> gradient, View<float, 1> m, 
       (parameter.data, gradient.data, m.data, v.data, rounded.data, one_step, options.zero_gradient, begin, end);
     });
   };
+  const int64_t bytes = (options.zero_gradient ? 8 : 7) * sizeof(float) + (rounded ? sizeof(uint16_t) : 0);
+  return std::move(task).moving(1.0 * bytes * parameter.dim(0));
 }
 
 // One double for each chunk, in the place of two floats.

@@ -44,8 +44,6 @@ void fill_range(float value, float* y, bool past_caches, int64_t begin, int64_t 
 #include "simd/stores.h"
 
 namespace attnedit::kernels {
-namespace {}
-
 Task add(View<const float, 1> a, View<const float, 1> b, View<float, 1> y) {
   ATTNEDIT_CHECK(b.shape == a.shape, "add", "b must have shape ", to_string(a.shape), ", got ", to_string(b.shape));
   ATTNEDIT_CHECK(y.shape == a.shape, "add", "y must have shape ", to_string(a.shape), ", got ", to_string(y.shape));

@@ -12,8 +12,8 @@ namespace attnedit::kernels {
 //   y_th = activation(gate_th) * o_th        gate per head (B,T,H,1) or per element (B,T,H,Kv); absent: y_th = o_th
 //   q (B,T,H,K)   k (B,T,G,K)   v (B,T,G,Kv)   o, y (B,T,H,Kv)
 //   lse (B,H,T): log2 of the softmax denominator in the log2 domain, i.e. log2 sum_j 2^(s_tj log2 e), for the backward
-// K and Kv may differ. window <= 0 means none. starts (B,T), absent where a row is one document: the position at which
-// the document of position t begins, so that the documents of a row do not see each other; it never falls along t.
+// K and Kv may differ. window 0 means none. starts (B,T), absent where a row is one document: the position at which the
+// document of position t begins, so that the documents of a row do not see each other; it never falls along t.
 enum class GateActivation { kSigmoid, kSoftplus };
 
 struct AttentionOptions {

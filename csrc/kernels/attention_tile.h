@@ -100,6 +100,7 @@ inline Vec sigmoid(Vec x) { return 1.f / (1.f + exp(-max(splat(-87.f), x))); }
 
 #else
 #include <algorithm>
+#include <cmath>
 
 #include "kernels/attention.h"
 #include "runtime/check.h"
@@ -115,6 +116,10 @@ inline void check_workspace(const char* op, View<float, 1> workspace, int64_t ne
 
 inline void check_heads(const char* op, int64_t H, int64_t G) {
   ATTNEDIT_CHECK(G > 0 && H % G == 0, op, "k must have a number of heads that divides ", H, ", got ", G);
+}
+
+inline void check_scale(const char* op, float scale) {
+  ATTNEDIT_CHECK(std::isfinite(scale), op, "scale must be finite, got ", scale);
 }
 
 // o: the shape of the output
@@ -170,6 +175,8 @@ inline AttentionSizes checked_sizes(const char* op, View<const float, 4> q, View
   check_shape(op, "v", v, {B, T, G, Kv});
   check_heads(op, H, G);
   check_gate(op, gate, {B, T, H, Kv});
+  check_scale(op, options.scale);
+  ATTNEDIT_CHECK(options.window >= 0, op, "window must be 0, for none, or more, got ", options.window);
   return {T,
           H,
           G,

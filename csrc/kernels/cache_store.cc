@@ -35,8 +35,8 @@ Task cache_store(View<const float, 3> x, View<const int32_t, 1> first, int64_t o
                  " of the ", C, " columns, got ", offset);
   ATTNEDIT_CHECK(first.dim(0) == B, "cache_store", "first must have ", B, " numbers, got ", first.dim(0));
 
-  return [=] {
-    const int64_t skipped = T > S ? T - S : 0, kept = T - skipped;
+  const int64_t skipped = T > S ? T - S : 0, kept = T - skipped;
+  Task task = [=] {
     parallel_rows(B * kept, W, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t b = i / kept, t = skipped + i % kept;
@@ -52,6 +52,7 @@ Task cache_store(View<const float, 3> x, View<const int32_t, 1> first, int64_t o
       }
     });
   };
+  return std::move(task).moving(1.0 * B * kept * W * (4 + size_of(cache.dtype)));
 }
 
 }  // namespace attnedit::kernels

@@ -32,6 +32,7 @@ Task decode_attention(View<const float, 4> q, WeightView<4> k, WeightView<4> v, 
   check_lengths(op, lengths, B, 1, S);
   check_shape(op, "o", o, {B, 1, H, Kv});
   check_gate(op, gate, o.shape);
+  check_scale(op, scale);
   check_workspace(op, workspace, decode_attention_workspace(B, S, H, G, K, Kv));
 
   Decode d = plan(S, H, G, K, Kv);

@@ -334,7 +334,15 @@ void check_lengths(const char* op, View<const int32_t, 1> lengths, int64_t B, in
 }
 
 Task decode(const Decode& d, View<const int32_t, 1> lengths, View<float, 1> workspace) {
-  return [=] {
+  // Of the cache only what is filled; a query sees what lies before it.
+  const auto& sizes = d.sizes;
+  double pairs = 0, numbers = 1.0 * lengths.dim(0) * sizes.T * sizes.H * (sizes.K + sizes.Kv), stored = 0;
+  for (int64_t b = 0; b < lengths.dim(0); ++b) {
+    const double n = lengths.data[b], T = static_cast<double>(sizes.T);
+    pairs += n > 0 ? T * n - T * (T - 1) / 2 : 0;
+    stored += n * sizes.G * (sizes.K + (d.separate_values ? sizes.Kv : 0));
+  }
+  Task task = [=] {
     const auto& s = d.sizes;
     if (s.T * s.H == 0) return;
     const int64_t B = lengths.dim(0), slots = most_chunks(d);
@@ -357,6 +365,9 @@ Task decode(const Decode& d, View<const int32_t, 1> lengths, View<float, 1> work
       }
     });
   };
+  return std::move(task)
+      .needing(2 * pairs * sizes.H * (sizes.K + sizes.Kv))
+      .moving(4 * numbers + (d.keys.halves ? 2 : 4) * stored);
 }
 
 }  // namespace attnedit::kernels

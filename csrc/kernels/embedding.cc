@@ -96,7 +96,8 @@ Task embedding_forward(View<const int32_t, 1> tokens, WeightView<2> table, View<
   ATTNEDIT_CHECK(y.dim(0) == N && y.dim(1) == D, "embedding", "y must have shape (", N, ", ", D, "), got ",
                  to_string(y.shape));
   check_tokens("embedding", tokens, V);
-  return [=] {
+  // Of the table only the tokens' rows.
+  Task task = [=] {
     const bool past_caches = simd::stores_past_caches(2 * N * D, {y.data}, {D});
     parallel_rows(N, D, [&](int64_t begin, int64_t end) {
       const auto* halves = static_cast<const uint16_t*>(table.data);
@@ -114,6 +115,7 @@ Task embedding_forward(View<const int32_t, 1> tokens, WeightView<2> table, View<
       }
     });
   };
+  return std::move(task).moving(1.0 * N * D * (size_of(table.dtype) + 4));
 }
 
 Task embedding_backward(View<const float, 2> dy, View<const int32_t, 1> tokens, View<float, 2> dtable) {
@@ -121,7 +123,7 @@ Task embedding_backward(View<const float, 2> dy, View<const int32_t, 1> tokens, 
   ATTNEDIT_CHECK(dy.dim(0) == N && dy.dim(1) == D, "embedding_backward", "dy must have shape (", N, ", ", D, "), got ",
                  to_string(dy.shape));
   check_tokens("embedding_backward", tokens, V);
-  return [=] {
+  Task task = [=] {
     // A token has one owner, who adds its rows in the order of n. Dealt by number: a text's frequent tokens are
     // neighbours in most vocabularies.
     const int64_t parts = N * D < kGrain ? 1 : 4 * num_threads();
@@ -129,6 +131,7 @@ Task embedding_backward(View<const float, 2> dy, View<const int32_t, 1> tokens, 
       ATTNEDIT_BEST(scatter_add)(dy.data, tokens.data, dtable.data, N, D, part, parts);
     });
   };
+  return std::move(task).moving(12.0 * N * D);
 }
 
 }  // namespace attnedit::kernels

@@ -145,6 +145,8 @@ void cosine_rows(const float* student, const float* teacher, const float* weight
 }  // namespace attnedit::kernels::ATTNEDIT_ISA
 
 #else
+#include <cmath>
+
 #include "kernels/fused_mse.h"
 #include "runtime/check.h"
 #include "runtime/parallel.h"
@@ -182,7 +184,7 @@ Task fused_mse(View<const float, 2> student, View<const float, 2> teacher, View<
   const int64_t N = student.dim(0), D = student.dim(1);
   check("fused_mse", student, teacher, weights, loss, dstudent, workspace);
   ATTNEDIT_CHECK(energy.dim(0) == 2, "fused_mse", "energy must have shape (2,), got ", to_string(energy.shape));
-  ATTNEDIT_CHECK(eps > 0, "fused_mse", "eps must be positive, got ", eps);
+  ATTNEDIT_CHECK(eps > 0 && std::isfinite(eps), "fused_mse", "eps must be positive and finite, got ", eps);
   return [=] {
     parallel_rows(N, D, [&](int64_t begin, int64_t end) {
       if (dstudent)  // the rows' errors come with the gradient, which needs the teacher's whole energy first

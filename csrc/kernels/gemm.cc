@@ -170,5 +170,11 @@ Task gemm_weight_backward(View<const float, 2> dy, View<const float, 2> x, View<
       .needing(2.0 * N * I * O);
 }
 
+Task gemm_bias_backward(View<const float, 2> dy, View<float, 1> dbias) {
+  ATTNEDIT_CHECK(dbias.dim(0) == dy.dim(1), "gemm_bias_backward", "dbias must have shape (", dy.dim(1), ",), got ",
+                 to_string(dbias.shape));
+  return [=] { add_column_sums(dy, dbias); };
+}
+
 }  // namespace attnedit::kernels
 #endif

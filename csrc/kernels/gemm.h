@@ -22,6 +22,9 @@ Task gemm_input_backward(View<const float, 2> dy, WeightView<2> weight, View<flo
 Task gemm_weight_backward(View<const float, 2> dy, View<const float, 2> x, View<float, 2> dweight, View<float, 1> dbias,
                           View<float, 1> workspace, Compute compute = Compute::kFloat32);
 
+// dbias (O) += the column sums of dy, for a bias that trains under a frozen weight.
+Task gemm_bias_backward(View<const float, 2> dy, View<float, 1> dbias);
+
 // The product of two matrices that other kernels are made of:  C (m,n) = alpha A B, or C += alpha A B.
 // Both operands are first copied ("packed") into the order in which the register tiles read them, once for all
 // threads; stored weights are widened on the way. Blocks depend on shapes only, and every element of C is one chain of

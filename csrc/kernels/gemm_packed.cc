@@ -195,6 +195,10 @@ void pack_right(int64_t n, int64_t k, RightOperand b, Compute compute, float* pa
 void packed_product(int64_t m, int64_t n, int64_t k, const float* left, const float* right, Compute compute,
                     bool accumulate, float* c, int64_t ldc) {
   if (m <= 0 || n <= 0) return;
+  if (k <= 0) {  // a sum of nothing
+    for (int64_t i = 0; i < m && !accumulate; ++i) std::fill_n(c + i * ldc, n, 0.f);
+    return;
+  }
   const Tile tile(compute);
   const int64_t height = tile.height(m), rows = kItemStrips * height, columns = kItemPanels * tile.columns;
   const int64_t across = parts_of(n, columns), words = words_of(k, compute);
@@ -233,8 +237,7 @@ int64_t gemm_scratch(int64_t m, int64_t n, int64_t k) {
 void gemm(int64_t m, int64_t n, int64_t k, float alpha, LeftOperand a, RightOperand b, Compute compute, bool accumulate,
           float* c, int64_t ldc, float* scratch) {
   if (m <= 0 || n <= 0) return;
-  if (k <= 0 && !accumulate)
-    for (int64_t i = 0; i < m; ++i) std::fill_n(c + i * ldc, n, 0.f);
+  if (k <= 0) return packed_product(m, n, k, nullptr, nullptr, compute, accumulate, c, ldc);
   float* const left = scratch;
   float* const right = scratch + packed_left_size(std::min(m, kChunk), std::min(k, kChunkDepth));
   const auto number = [&](int64_t at) { return static_cast<const char*>(b.data) + at * size_of(b.dtype); };

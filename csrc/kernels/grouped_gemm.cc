@@ -38,6 +38,13 @@ void check(const char* op, View<const int32_t, 1> offsets, const std::vector<Wei
                  workspace.dim(0));
 }
 
+// Rows there and back, and the weights of as many experts as N rows can have.
+double moved(const std::vector<WeightView<2>>& weights, int64_t N) {
+  const double O = static_cast<double>(weights[0].dim(0)), I = static_cast<double>(weights[0].dim(1));
+  const int64_t experts = std::min<int64_t>(N, static_cast<int64_t>(weights.size()));
+  return 4 * N * (I + O) + experts * I * O * size_of(weights[0].dtype);
+}
+
 // f(expert, first row, rows, first column, columns, scratch) for every block of every expert's product.
 template <class F>
 void each_block(View<const int32_t, 1> offsets, int64_t columns, int64_t floats, float* scratch, const F& f) {
@@ -76,7 +83,8 @@ Task grouped_gemm_forward(View<const float, 2> x, View<const int32_t, 1> offsets
                              false, y.data + n * O + j, O, scratch);
                       });
          })
-      .needing(2.0 * N * I * O);
+      .needing(2.0 * N * I * O)
+      .moving(moved(weights, N));
 }
 
 Task grouped_gemm_input_backward(View<const float, 2> dy, View<const int32_t, 1> offsets,
@@ -98,7 +106,8 @@ Task grouped_gemm_input_backward(View<const float, 2> dy, View<const int32_t, 1>
                              I, scratch);
                       });
          })
-      .needing(2.0 * N * I * O);
+      .needing(2.0 * N * I * O)
+      .moving(moved(weights, N));
 }
 
 }  // namespace attnedit::kernels

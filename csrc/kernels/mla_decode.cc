@@ -30,6 +30,7 @@ Task mla_decode(View<const float, 4> q_latent, View<const float, 4> q_rope, Weig
   check_shape(op, "cache", cache, {B, S, R + P});
   check_lengths(op, lengths, B, T, S);
   check_shape(op, "o", o, q_latent.shape);
+  check_scale(op, scale);
   check_workspace(op, workspace, mla_decode_workspace(B, T, S, H, R, P));
 
   Decode d = plan(T, S, H, R, P);

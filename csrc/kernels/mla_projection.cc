@@ -107,6 +107,8 @@ void expand_rows_backward(const float* dk, const float* dv, float* dkv, float* d
 }  // namespace attnedit::kernels::ATTNEDIT_ISA
 
 #else
+#include <cmath>
+
 #include "kernels/gemm.h"
 #include "kernels/mla_projection.h"
 #include "kernels/row_blocks.h"
@@ -138,7 +140,8 @@ Task mla_compress_forward(View<const float, 3> kv_a, View<const float, 1> weight
   check_shape(op, "latent", latent, {B, T, R});
   check_shape(op, "rstd", rstd, {B, T});
   check_shape(op, "k_rope", k_rope, {B, T, P});
-  return [=] {
+  ATTNEDIT_CHECK(eps >= 0 && std::isfinite(eps), op, "eps must be 0 or more and finite, got ", eps);
+  Task task = [=] {
     const bool past_caches = simd::stores_past_caches(2 * kv_a.size(), {latent.data, k_rope.data}, {R, P});
     parallel_rows(B * T, R + P, [&](int64_t begin, int64_t end) {
       ATTNEDIT_BEST(compress_rows)
@@ -146,6 +149,7 @@ Task mla_compress_forward(View<const float, 3> kv_a, View<const float, 1> weight
        k_rope.data, past_caches, T, R, P, begin, end);
     });
   };
+  return std::move(task).moving(4.0 * (2 * kv_a.size() + T * P));
 }
 
 int64_t mla_compress_workspace(int64_t N, int64_t R) { return row_blocks(N) * R; }
@@ -164,7 +168,7 @@ Task mla_compress_backward(View<const float, 3> dlatent, View<const float, 3> dk
   if (dweight) check_shape(op, "dweight", dweight, {R});
   ATTNEDIT_CHECK(!dweight || workspace.dim(0) >= mla_compress_workspace(B * T, R), op, "workspace must have ",
                  mla_compress_workspace(B * T, R), " floats or more, got ", workspace.dim(0));
-  return [=] {
+  Task task = [=] {
     const bool past_caches = simd::stores_past_caches(3 * kv_a.size(), {dkv_a.data}, {R, P});
     const auto rows = [&](int64_t begin, int64_t end, float* sums) {
       ATTNEDIT_BEST(compress_rows_backward)
@@ -179,6 +183,7 @@ Task mla_compress_backward(View<const float, 3> dlatent, View<const float, 3> dk
       parallel_rows(B * T, R + P, [&](int64_t begin, int64_t end) { rows(begin, end, nullptr); });
     }
   };
+  return std::move(task).moving(4.0 * (3 * kv_a.size() + T * P));
 }
 
 Task mla_expand_forward(View<const float, 4> kv, View<const float, 3> k_rope, View<float, 4> k, View<float, 4> v) {

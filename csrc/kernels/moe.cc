@@ -37,10 +37,12 @@ void softmax_scale(const float* row, int64_t E, float* greatest, float* sum_of_e
 float exp_of(float x) { return exp(splat(x))[0]; }
 
 // The k greatest in descending order. A number that is not greater than one before it, or is no number, stays behind
-// it: there are always k different ones.
-void choose(const float* row, int64_t E, int64_t k, int32_t* chosen) {
+// it: there are always k different ones. Returns 1, or NaN where one of the numbers is NaN.
+float choose(const float* row, int64_t E, int64_t k, int32_t* chosen) {
   int64_t found = 0;
+  float no_nan = 1;
   for (int64_t e = 0; e < E; ++e) {
+    if (row[e] != row[e]) no_nan = row[e];
     int64_t at = found;
     while (at > 0 && row[e] > row[chosen[at - 1]]) --at;
     if (at == k) continue;
@@ -48,6 +50,7 @@ void choose(const float* row, int64_t E, int64_t k, int32_t* chosen) {
     for (int64_t i = found - 1; i > at; --i) chosen[i] = chosen[i - 1];
     chosen[at] = static_cast<int32_t>(e);
   }
+  return no_nan;
 }
 
 }  // namespace
@@ -56,11 +59,11 @@ void route_tokens(const float* logits, int64_t E, int64_t k, bool normalize, flo
                   int64_t begin, int64_t end) {
   for (int64_t t = begin; t < end; ++t) {
     const float* row = logits + t * E;
-    choose(row, E, k, chosen + t * k);
+    const float no_nan = choose(row, E, k, chosen + t * k);
     float greatest, whole, picked = 0;
     softmax_scale(row, E, &greatest, &whole);
     for (int64_t j = 0; j < k; ++j) picked += weights[t * k + j] = exp_of(row[chosen[t * k + j]] - greatest);
-    const float factor = 1 / (normalize ? picked : whole);
+    const float factor = no_nan / (normalize ? picked : whole);
     for (int64_t j = 0; j < k; ++j) weights[t * k + j] *= factor;
   }
 }
@@ -154,6 +157,7 @@ void sort_slots(int64_t E, const Routes& r) {
 
 Task moe_route_forward(View<const float, 2> logits, bool normalize, View<float, 2> weights, Routes routes) {
   const int64_t N = logits.dim(0), E = logits.dim(1), k = weights.dim(1);
+  ATTNEDIT_CHECK(E >= 1, "moe_route", "logits must be of 1 expert or more, got ", to_string(logits.shape));
   ATTNEDIT_CHECK(k >= 1 && k <= E, "moe_route", "weights must have from 1 to ", E, " columns, got ", k);
   ATTNEDIT_CHECK(N * k <= INT32_MAX, "moe_route", "weights must have at most ", INT32_MAX, " numbers, got ", N * k);
   check_shape("moe_route", "weights", weights, std::array{N, k});
@@ -218,12 +222,14 @@ Task moe_weigh_backward(View<const float, 2> h, View<const float, 2> weights, Vi
   check_shape("moe_weigh_backward", "dweights", dweights, weights.shape);
   ATTNEDIT_CHECK(weights.size() == rows, "moe_weigh_backward", "weights must have ", rows, " numbers, got ",
                  weights.size());
-  return [=] {
+  // dh is read and written.
+  Task task = [=] {
     check_range("moe_weigh_backward", "slots", slots.data, rows, rows);
     parallel_rows(rows, F, [&](int64_t begin, int64_t end) {
       ATTNEDIT_BEST(weigh_rows_backward)(h.data, weights.data, slots.data, dh.data, dweights.data, F, begin, end);
     });
   };
+  return std::move(task).moving(4.0 * (3 * h.size() + 2 * weights.size()));
 }
 
 }  // namespace attnedit::kernels

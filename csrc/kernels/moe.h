@@ -11,7 +11,8 @@ namespace attnedit::kernels {
 // the stream makes them.
 
 // p = softmax(logits[t]);  chosen = the k greatest, in descending order, the lower number first among equals;
-// weights = p[chosen], divided by their sum with normalize.
+// weights = p[chosen], divided by their sum with normalize. A token with a NaN among its logits gets NaN for every
+// weight, as softmax says, and some k different experts.
 //   logits (N,E)   weights, chosen (N,k)   offsets (E+1): rows [offsets[e], offsets[e+1]) are expert e's
 //   slots (N k): the slot of a row, ascending within an expert   rows (N k): the row of a slot
 struct Routes {

@@ -49,6 +49,8 @@ void norm_rows_backward(const float* dy, const float* x, const float* weight, co
 }  // namespace attnedit::kernels::ATTNEDIT_ISA
 
 #else
+#include <cmath>
+
 #include "kernels/gemm.h"
 #include "kernels/rms_norm.h"
 #include "kernels/row_blocks.h"
@@ -57,8 +59,6 @@ void norm_rows_backward(const float* dy, const float* x, const float* weight, co
 #include "simd/stores.h"
 
 namespace attnedit::kernels {
-namespace {}  // namespace
-
 Task rms_norm_forward(View<const float, 2> x, View<const float, 1> weight, float eps, View<float, 2> y,
                       View<float, 1> rstd) {
   const int64_t N = x.dim(0), D = x.dim(1);
@@ -66,6 +66,7 @@ Task rms_norm_forward(View<const float, 2> x, View<const float, 1> weight, float
   ATTNEDIT_CHECK(y.shape == x.shape, "rms_norm", "y must have shape ", to_string(x.shape), ", got ",
                  to_string(y.shape));
   ATTNEDIT_CHECK(rstd.dim(0) == N, "rms_norm", "rstd must have shape (", N, ",), got ", to_string(rstd.shape));
+  ATTNEDIT_CHECK(eps >= 0 && std::isfinite(eps), "rms_norm", "eps must be 0 or more and finite, got ", eps);
   return [=] {
     const bool past_caches = simd::stores_past_caches(2 * N * D, {y.data}, {D});
     parallel_rows(N, D, [&](int64_t begin, int64_t end) {

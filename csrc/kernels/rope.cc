@@ -64,7 +64,8 @@ Task rotate(const char* op, const char* out_name, View<const float, 4> x, View<c
   ATTNEDIT_CHECK(offset >= 0 && offset <= K - P, op, "offset must be in [0, ", K - P, "], for ", P, " of a head's ", K,
                  " dims, got ", offset);
   const bool interleaved = layout == RopeLayout::kInterleaved;
-  return [=] {
+  // Of the tables only these positions' rows.
+  Task task = [=] {
     const bool past_caches = simd::stores_past_caches(2 * x.size(), {y.data}, {offset, P, K});
     parallel_rows(B * T, H * K, [&](int64_t begin, int64_t end) {
       ATTNEDIT_BEST(rope_rows)
@@ -72,6 +73,7 @@ Task rotate(const char* op, const char* out_name, View<const float, 4> x, View<c
        offset, P / 2, begin, end);
     });
   };
+  return std::move(task).moving(4.0 * (2 * x.size() + T * P));
 }
 
 }  // namespace

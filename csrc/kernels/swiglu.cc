@@ -76,8 +76,6 @@ void swiglu_range_backward(const float* dy, const float* gate, const float* up, 
 #include "simd/stores.h"
 
 namespace attnedit::kernels {
-namespace {}
-
 Task swiglu_forward(View<const float, 2> gate, View<const float, 2> up, View<float, 2> y) {
   ATTNEDIT_CHECK(up.shape == gate.shape, "swiglu", "up must have shape ", to_string(gate.shape), ", got ",
                  to_string(up.shape));

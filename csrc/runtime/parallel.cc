@@ -97,14 +97,16 @@ int num_threads() {
   if (threads > 0) return threads;
   // OMP_NUM_THREADS, as numerical programs are told; else the processors that this process may run on.
   const char* wanted = std::getenv("OMP_NUM_THREADS");
-  const int number = wanted ? std::atoi(wanted) : 0;
-  budget.store(number > 0 ? number : std::max(1u, std::thread::hardware_concurrency()), std::memory_order_relaxed);
+  const long number = wanted ? std::atol(wanted) : 0;
+  const auto cores = std::clamp<int>(static_cast<int>(std::thread::hardware_concurrency()), 1, kMostThreads);
+  budget.store(number > 0 && number <= kMostThreads ? static_cast<int>(number) : cores, std::memory_order_relaxed);
   return budget.load(std::memory_order_relaxed);
 }
 
-void set_num_threads(int threads) {
-  ATTNEDIT_CHECK(threads >= 1, "set_num_threads", "threads must be at least 1, got ", threads);
-  budget.store(threads, std::memory_order_relaxed);
+void set_num_threads(int64_t threads) {
+  ATTNEDIT_CHECK(threads >= 1 && threads <= kMostThreads, "set_num_threads", "threads must be from 1 to ", kMostThreads,
+                 ", got ", threads);
+  budget.store(static_cast<int>(threads), std::memory_order_relaxed);
 }
 
 void run_on_team(int threads, void (*body)(void*, int), void* context) {

@@ -12,7 +12,8 @@ namespace attnedit {
 
 // The one thread budget of the process. Results never depend on it: every sum has one owner.
 int num_threads();
-void set_num_threads(int threads);
+void set_num_threads(int64_t threads);
+constexpr int kMostThreads = 1024;  // each has a stack, and a slice of every kernel's scratch
 
 // Flushes subnormals while alive and gives the caller's setting back: on Intel they cost 5 to 20 times.
 class FlushSubnormals {

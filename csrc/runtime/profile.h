@@ -8,7 +8,7 @@ namespace attnedit {
 
 // One task as it ran. Times are seconds since start_profile().
 struct Span {
-  std::string name, shapes;
+  std::string name, shapes, dtypes;
   int device;
   uint64_t stream;
   double begin, end, flops, bytes;

@@ -133,8 +133,8 @@ void Stream::run(void* argument) {
       state.fail(number, error_of(launch->name));
     }
     if (watched)
-      record_span({launch->name, std::move(launch->task.shapes), launch->device, launch->stream, begin, profile_time(),
-                   launch->task.flops, launch->task.bytes});
+      record_span({launch->name, std::move(launch->task.shapes), std::move(launch->task.dtypes), launch->device,
+                   launch->stream, begin, profile_time(), launch->task.flops, launch->task.bytes.value_or(0)});
   }
   delete launch;  // what the task held goes before anybody may think that it is done
   state.completed_.store(number, std::memory_order_release);
@@ -142,7 +142,7 @@ void Stream::run(void* argument) {
 
 void Stream::launch(const char* name, Task task) {
   refuse_after_fork(name);
-  if (rehearsing()) return note_rehearsed({name, task.flops, task.bytes});
+  if (rehearsing()) return note_rehearsed({name, task.flops, task.bytes.value_or(0)});
   auto launch = std::make_unique<Launch>(state_.get(), name, std::move(task), 0, device_, number_);
   {
     std::lock_guard lock(order_);

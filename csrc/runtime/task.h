@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 
 namespace attnedit {
@@ -10,13 +11,18 @@ namespace attnedit {
 struct [[nodiscard]] Task : std::function<void()> {
   using std::function<void()>::function;
 
-  // What a profile says of it: the arithmetic that its formula needs (0: next to none), the bytes of its arguments and
-  // their shapes.
-  double flops = 0, bytes = 0;
-  std::string shapes;
+  // What a profile says of it: the arithmetic that its formula needs (0: next to none), the bytes that it must read and
+  // write (absent: those of its arguments, each once), and the shapes and types of its arguments.
+  double flops = 0;
+  std::optional<double> bytes;
+  std::string shapes, dtypes;
 
   Task needing(double flops) && {
     this->flops = flops;
+    return std::move(*this);
+  }
+  Task moving(double bytes) && {
+    this->bytes = bytes;
     return std::move(*this);
   }
 };

@@ -67,13 +67,14 @@ class _Curves:
             self._begun, self._losses[label] = now, []
         points = self._losses[label]
         points.append((step, loss))
-        if step < steps and now - self._drawn < REDRAWN_EVERY_SECONDS:
+        if 1 < step < steps and now - self._drawn < REDRAWN_EVERY_SECONDS:
             return
         # The first step of a label is not timed: it began before anybody looked.
         timed, taken = len(points) - 1, now - self._begun
         rate = f", {timed / taken:.1f} steps/s" if timed and taken > 0 else ""
         left = f", {(steps - step) * taken / timed:.0f} s left" if timed and step < steps else ""
-        text = f"{label}: step {step:,} of {steps:,}, loss {loss:.4f}{rate}{left}"
+        at = f"step {step:,} of {steps:,}" if steps else "nothing left to learn"
+        text = f"{label}: {at}, loss {loss:.4f}{rate}{left}"
         bar = f'<progress value="{step}" max="{steps}" style="width: 20em"></progress> {escape(text)}'
         self._shown.update(self._ipython.HTML(f"<p>{bar}</p>{picture(self._figure(), 'losses by step')}"))
         self._drawn = time.monotonic()
@@ -84,7 +85,9 @@ class _Curves:
         figure = Figure(figsize=(7, 3), layout="constrained")
         axes = figure.subplots()
         for label, points in self._losses.items():
-            axes.plot(*zip(*points, strict=True), label=label, linewidth=1)
-        axes.set(xlabel="step", ylabel=self._unit, yscale="log")
+            alone = "o" if len(points) == 1 else ""  # one point makes no line
+            axes.plot(*zip(*points, strict=True), label=label, linewidth=1, marker=alone, markersize=4)
+        falls = any(loss > 0 for points in self._losses.values() for _, loss in points)
+        axes.set(xlabel="step", ylabel=self._unit, yscale="log" if falls else "linear")
         axes.legend(fontsize="small", ncols=4)
         return figure

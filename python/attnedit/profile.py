@@ -13,9 +13,10 @@ from attnedit import _core, runtime
 def profile(path: str | Path) -> Iterator[None]:
     """Writes what runs inside as Chrome trace events: one process per device, one thread per stream.
 
-    Each event has the shapes of the kernel's arguments, the bytes that they hold, and where arithmetic dominates the
-    floating-point operations of its formula with their rate. One profile at a time; a raised error still writes.
-    Raises OSError before anything runs if path cannot be written, ValueError inside another profile.
+    Each event has the shapes and types of the kernel's arguments, the bytes that it must read and write (an argument
+    counts once, of a table or cache what is used) and, where arithmetic dominates, the floating-point operations of
+    its formula, both with their rates. One profile at a time; a raised error still writes. Raises OSError before
+    anything runs if path cannot be written, ValueError inside another profile.
 
         with ae.profile("step.json"):
             loss = step()
@@ -36,7 +37,7 @@ def _write(path: Path, found: list[dict[str, Any]]) -> None:
 
 @contextmanager
 def spans(found: list[dict[str, Any]]) -> Iterator[None]:
-    """Puts every kernel that runs inside into found: name, begin and end in seconds, flops, bytes of its arguments."""
+    """Puts every kernel that runs inside into found: name, begin and end in seconds, flops, bytes, shapes, dtypes."""
     runtime.synchronize()
     _core.start_profile()
     try:
@@ -50,7 +51,8 @@ def spans(found: list[dict[str, Any]]) -> Iterator[None]:
 
 def _event(span: dict[str, Any]) -> dict[str, Any]:
     seconds = span["end"] - span["begin"]
-    about: dict[str, Any] = {"shapes": span["shapes"], "MiB": round(span["bytes"] / 2**20, 3)}
+    about: dict[str, Any] = {"shapes": span["shapes"], "dtype": span["dtypes"]}
+    about |= {"MiB": round(span["bytes"] / 2**20, 3), "GB/s": round(span["bytes"] / 1e9 / max(seconds, 1e-9), 2)}
     if span["flops"]:
         about |= {"GFLOP": span["flops"] / 1e9, "GFLOP/s": round(span["flops"] / 1e9 / max(seconds, 1e-9), 1)}
     return {

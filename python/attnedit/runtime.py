@@ -3,9 +3,10 @@
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -222,7 +223,8 @@ def empty_cache(device: DeviceLike = None) -> None:
 
 @dataclass
 class Rehearsal:
-    """What was launched, in order (name, floating-point operations, bytes of arguments), and what memory it needed."""
+    """What was launched, in order (name, floating-point operations, bytes read and written), and what memory it
+    needed."""
 
     tasks: list[tuple[str, float, float]] = field(default_factory=list)
     allocated_peak: int = 0  # bytes in use by arrays
@@ -277,7 +279,7 @@ def peak_resident_memory(reset: bool = False) -> int:
 
 
 def set_num_threads(threads: int) -> None:
-    """The cores that a kernel may use. Results do not depend on it."""
+    """The cores that a kernel may use, from 1 to 1,024. Results do not depend on it."""
     synchronize()  # what is queued has its scratch memory cut for the old number
     _core.set_num_threads(threads)
 
@@ -309,18 +311,38 @@ def _bfloat16_products() -> str:
     return ("dot products" if has_bfloat16_products() else "no dot products: slower than float32") + refused
 
 
-def show_config() -> str:
-    """What was chosen here: version, device, instruction set, threads. A readable text of several lines."""
+def _memory() -> str:
     available, total = (size / 2**30 for size in mem_get_info(0))
+    return f"{total:.1f} GiB, {available:.1f} GiB free"
+
+
+def _backend() -> str:
     where = "this processor computes, in an accelerator's place" if is_simulated() else "a device of its own computes"
+    return f"{_core.backend_name()}: {where}"
+
+
+def show_config() -> str:
+    """What was chosen here: version, device, instruction set, threads. A readable text of several lines. Where the
+    environment asks for what is not there (ATTNEDIT_ISA, ATTNEDIT_BACKEND), the line says so."""
+
+    def told(name: str, tell: Callable[[], str]) -> str:
+        try:
+            return f"{name:<17}{tell()}"
+        except (ValueError, RuntimeError) as error:
+            return f"{name:<17}{error}"
+
+    try:
+        devices = device_count()
+    except RuntimeError:
+        devices = 0  # the backend's line says why
     lines = [
-        f"attnedit         {_core.__version__} (numpy {np.__version__})",
-        f"backend          {_core.backend_name()}: {where}",
-        *(f"device {i}         {get_device_name(i)}" for i in range(device_count())),
-        f"memory           {total:.1f} GiB, {available:.1f} GiB free",
-        f"instruction set  {instruction_set()}",
-        f"bfloat16         {_bfloat16_products()}",
-        f"threads          {get_num_threads()}",
+        told("attnedit", lambda: f"{_core.__version__} (numpy {np.__version__})"),
+        told("backend", _backend),
+        *(told(f"device {i}", partial(get_device_name, i)) for i in range(devices)),
+        told("memory", _memory),
+        told("instruction set", instruction_set),
+        told("bfloat16", _bfloat16_products),
+        told("threads", lambda: str(get_num_threads())),
     ]
     return "\n".join(lines)
 
@@ -328,9 +350,11 @@ def show_config() -> str:
 def _warn_of_threads() -> None:
     """OpenMP's grammar: numbers by nesting level, of which the first counts. Anything else is told."""
     asked = os.environ.get("OMP_NUM_THREADS", "").strip()
-    if asked and not re.fullmatch(r"\s*0*[1-9]\d{0,8}\s*(,\s*0*[1-9]\d*\s*)*", asked):
+    found = re.fullmatch(r"\s*0*([1-9]\d{0,8})\s*(,\s*0*[1-9]\d*\s*)*", asked)
+    if asked and not (found and int(found[1]) <= _core.MOST_THREADS):
         del os.environ["OMP_NUM_THREADS"]  # or its first digits would count, where it has some
-        told = f"OMP_NUM_THREADS must be a number of threads from 1 on, got {asked!r}: every core is used"
+        wanted = f"OMP_NUM_THREADS must be a number of threads from 1 to {_core.MOST_THREADS}"
+        told = f"{wanted}, got {asked!r}: every core is used"
         warnings.warn_explicit(told, RuntimeWarning, "attnedit", 0)
 
 

@@ -32,6 +32,19 @@ def test_linear_gives_gradients_to_input_weight_and_bias() -> None:
     np.testing.assert_allclose(tb.grad, dy.sum((0, 1)), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("rows", [3, 40])  # few rows are multiplied by other code
+@pytest.mark.parametrize("through", [False, True])
+def test_a_bias_trains_under_a_frozen_weight(rows: int, through: bool) -> None:
+    x, w, b, t = values((1, rows, 4), 0), values((5, 4), 1), values((5,), 2), values((1, rows, 5), 3)
+    tx, tb = ae.tensor(x, requires_grad=through), ae.tensor(b, requires_grad=True)
+    backward([loss_of(ops.linear(tx, ae.tensor(w), tb), t)])
+    dy = 2 * (x @ w.T + b - t) / (t**2).sum()
+    ae.tensor([0]).numpy()
+    np.testing.assert_allclose(tb.grad, dy.sum((0, 1)), rtol=1e-4, atol=1e-6)
+    if through:
+        np.testing.assert_allclose(tx.grad, dy @ w, rtol=1e-4, atol=1e-6)
+
+
 def test_logit_mse_is_the_squared_error_of_logits() -> None:
     x, t, head, w = values((2, 3, 4), 0), values((2, 3, 4), 1), values((9, 4), 2), np.abs(values((6,), 3))
     tx = ae.tensor(x, requires_grad=True)

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -68,11 +69,12 @@ def bench(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
     return subprocess.run(command, env=here | environment, capture_output=True, text=True)
 
 
-def row(room: dict[str, ModuleType], kernel: str, case: Any, threads: int) -> Any:
-    return room["results"].Row(
+def row(room: dict[str, ModuleType], kernel: str, case: Any, threads: int, **other: Any) -> Any:
+    made = room["results"].Row(
         "2026-01-01T00:00:00Z", "abc", "P", "avx2", threads, "B", kernel, case.name, case.direction, case.dtype, 7, 2.0,
         1.0, 3.0, case.limit, None, None, 0.0, 0.0, "", "", None, None, None, None, None, 0.0, None,
     )  # fmt: skip
+    return replace(made, **other)
 
 
 def test_the_usual_run_has_the_table_and_every_kernel(room: dict[str, ModuleType]) -> None:
@@ -115,6 +117,8 @@ def test_answers_are_compared(
         (["add", "--case", "zzz"], {}, r"\[bench\] none of the usual cases of add has 'zzz' in its name"),
         (["add", "--long"], {}, r"\[bench\] none of the long cases of add exists; 2 without --long"),
         (["add", "--limits", "/nowhere"], {}, r"\[bench\] --limits .*, got /nowhere: no such file"),
+        (["add", "--limits", "/bin/true"], {}, r"\[bench\] /bin/true did not measure registers: .*"),
+        (["add", "--limits", "/tmp"], {}, r"\[bench\] /tmp did not measure registers: .*Permission denied.*"),
         (["add", "--results", "/nowhere/r.csv"], {}, r"\[bench\] --results /nowhere/r.csv: No such file or directory"),
         (["add", "--quick"], {"ATTNEDIT_PEER_PYTHON": "/nowhere"},
          r"\[bench\] ATTNEDIT_PEER_PYTHON must be .*, got /nowhere: No such file or directory"),
@@ -189,3 +193,74 @@ def test_pictures_come_from_a_usual_run(
     assert {p.stem for p in tmp_path.glob("*.png")} == {
         "attention_length", "attention_window", "fused_kl_vocabulary", "fused_kl_length", "threads",
     }  # fmt: skip
+
+
+def test_lines_that_others_disturbed_count_where_there_is_no_better(
+    room: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    path, (first, second, *_) = tmp_path / "r.csv", [c for k, c in cases(room) if k == "attention"]
+    lines = [
+        row(room, "attention", first, 2, processor="Brand", ours_ms=1.0),
+        row(room, "attention", first, 2, processor="Brand", ours_ms=2.0, cores_others_took=0.1),
+        row(room, "attention", first, 2, processor="Brand", ours_ms=3.0, cores_others_took=0.9),
+        row(room, "attention", second, 2, processor="Brand", ours_ms=4.0, cores_others_took=0.5),
+        row(room, "attention", second, 2, processor="Brand", ours_ms=5.0, cores_others_took=0.4),
+        row(room, "attention", second, 7, processor="Brand of another", ours_ms=6.0),
+    ]
+    room["results"].append(lines[:-1], path)
+    assert [line["ours_ms"] for line in room["plots"].newest(path)] == ["2.0", "5.0"]
+    # What is written of the processor now says more than it did: they are one.
+    later = row(room, "attention", second, 2, processor="Brand family 1 model 2 stepping 3", ours_ms=7.0)
+    room["results"].append([lines[-1], later], path)
+    assert [line["ours_ms"] for line in room["plots"].newest(path)] == ["2.0", "7.0"]
+
+
+@pytest.mark.parametrize(
+    "held, said",
+    [
+        (None, "No such file or directory"),
+        ("", "must have lines of results, got none"),
+        ("a,b\n1,2\n", "must have the columns of results.csv, date is missing"),
+        (b"\xff\xfe\x00", "no text of lines"),
+        ("HEADER\n" + ",".join(["x"] * 28) + "\n", "holds what no run writes: could not convert string to float: 'x'"),
+    ],
+)
+def test_pictures_of_what_is_no_results_file_are_refused_in_one_line(
+    room: dict[str, ModuleType], tmp_path: Path, held: str | bytes | None, said: str
+) -> None:
+    path = tmp_path / "r.csv"
+    if held is not None:
+        header = room["results"].RESULTS.open().readline().strip()
+        path.write_bytes(held if isinstance(held, bytes) else held.replace("HEADER", header).encode())
+    command = [sys.executable, str(BENCHMARKS / "plots.py"), "--results", str(path), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"\[bench\] --results {path}:? {re.escape(said)}\n", done.stderr), done.stderr
+
+
+def test_a_folder_of_pictures_that_cannot_be_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "plots.py"), "--out", str(tmp_path / "not" / "there")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("[bench] --out ") and done.stderr.count("\n") == 1
+
+
+def test_a_processor_is_told_from_its_brothers(room: dict[str, ModuleType]) -> None:
+    processor = importlib.import_module("side").processor
+    zen = "processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\nstepping\t: 1\nflags\t\t: fpu avx2 "
+    assert processor(f"{zen}avx512f avx512_bf16\n\nprocessor\t: 1\n") == (
+        "AMD EPYC family 26 model 2 stepping 1 avx512_bf16"
+    )
+    assert processor(zen + "\n\n") == "AMD EPYC family 26 model 2 stepping 1 avx2"
+    assert processor("model name\t: Some\nflags\t: fpu\n") == "Some"
+    assert processor("BogoMIPS\t: 50\n") == os.uname().machine  # ARM
+
+
+@pytest.mark.parametrize("target", ["bench", "bench-long"])
+def test_make_reaches_cases_by_name(target: str) -> None:
+    makefile = BENCHMARKS.parent
+    done = subprocess.run(
+        ["make", "-n", "-o", "bench-tools", target, "K=attention", "CASE=T2048 8"], cwd=makefile, capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    long = "--long " if target == "bench-long" else ""
+    assert f'benchmarks/run.py {long}attention --case "T2048 8"\n' in done.stdout

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -48,6 +50,27 @@ def test_a_recomputed_block_multiplies_as_it_did() -> None:
 
     for direct, again in zip(gradients(False), gradients(True), strict=True):
         np.testing.assert_array_equal(direct, again)
+
+
+def test_it_holds_for_the_thread_that_says_it_as_the_docstring_tells() -> None:
+    x, weight = tensor(X), tensor(WEIGHT)
+    exact, (outside, inside) = ops.linear(x, weight).numpy(), ([], [])
+
+    def product(kept: list[np.ndarray]) -> None:
+        kept.append(ops.linear(x, weight).numpy())
+
+    def own() -> None:
+        with ae.compute("bfloat16"):
+            product(inside)
+
+    with ae.compute("bfloat16"), ThreadPoolExecutor(1) as pool:
+        rounded = ops.linear(x, weight).numpy()
+        pool.submit(product, outside).result()
+        pool.submit(own).result()
+    assert not np.array_equal(rounded, exact)
+    np.testing.assert_array_equal(outside[0], exact)
+    np.testing.assert_array_equal(inside[0], rounded)
+    assert ae.compute.__doc__ is not None and "It holds for this thread" in ae.compute.__doc__
 
 
 def test_float32_again_behind_the_block() -> None:

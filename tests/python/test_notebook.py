@@ -139,6 +139,32 @@ def test_curves_follow_both_phases(
     assert "model: step 3 of 3, loss" in shown.pages[-1]
 
 
+def test_short_phases_and_layers_without_steps_show_that_they_are_over(
+    teacher: Decoder, rows: np.ndarray, shown: Shown, tmp_path: Path
+) -> None:
+    """One step a layer, which is quicker than a redrawing and no line; then the same call again; then an identity."""
+    student = ae.edit(teacher, ae.MLA(kv_lora_rank=12, qk_rope_head_dim=8, init="svd"))
+    one = ae.distill.LayerwiseOptions(tokens=256, learning_rate=1e-3)
+    for told in ("step 1 of 1", "nothing left to learn"):
+        shown.pages.clear()
+        ae.distill.layerwise(student, teacher, rows, one, folder=tmp_path, on_step=notebook.layerwise_curves())
+        assert [told in page for page in shown.pages] == [False, True, True]
+        assert "layer 1: " in shown.pages[-1]
+    shown.pages.clear()
+    same = ae.edit(teacher, ae.GateSWA(sliding_window=64, full_layers=()))
+    ae.distill.layerwise(same, teacher, rows, one, on_step=notebook.layerwise_curves())
+    assert "nothing left to learn" in shown.pages[-1]
+
+
+def test_one_step_is_a_point_where_a_line_would_be_nothing(monkeypatch: pytest.MonkeyPatch, shown: Shown) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(notebook, "picture", lambda figure, alt: drawn.append(figure) or "")
+    follow = notebook.modelwise_curve()
+    follow(1, 2, {"kl": 0.5})
+    follow(2, 2, {"kl": 0.4})
+    assert [figure.axes[0].lines[0].get_marker() for figure in drawn] == ["o", ""]
+
+
 def test_curves_are_drawn_now_and_then_but_always_at_the_end(shown: Shown) -> None:
     follow = notebook.modelwise_curve()
     for step in range(1, 1001):

@@ -349,8 +349,11 @@ def test_threads_are_one_budget() -> None:
     try:
         runtime.set_num_threads(1)
         assert runtime.get_num_threads() == 1
-        with pytest.raises(ValueError, match=r"threads must be at least 1, got 0"):
+        with pytest.raises(ValueError, match=r"\[set_num_threads\] threads must be from 1 to 1024, got 0"):
             runtime.set_num_threads(0)
+        with pytest.raises(ValueError, match=r"\[set_num_threads\] threads must be from 1 to 1024, got 1000000"):
+            runtime.set_num_threads(10**6)
+        assert runtime.get_num_threads() == 1
     finally:
         runtime.set_num_threads(before)
 
@@ -359,6 +362,22 @@ def test_show_config_names_what_was_chosen() -> None:
     text = runtime.show_config()
     for part in (_core.__version__, runtime.get_device_name(0), _core.isa(), str(runtime.get_num_threads())):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "line"),
+    [
+        (
+            "ATTNEDIT_ISA",
+            "sse9",
+            "instruction set  [ATTNEDIT_ISA] must be portable, avx2, avx512, avx512_bf16 or amx, got ",
+        ),
+        ("ATTNEDIT_BACKEND", "tpu", "backend          [ATTNEDIT_BACKEND] must be cpu, got "),
+    ],
+)
+def test_show_config_tells_what_the_environment_asked_for_in_vain(variable: str, value: str, line: str) -> None:
+    out = in_process_with("print(runtime.show_config())", **{variable: value}).splitlines()
+    assert line + value in out and out[0].startswith("attnedit         ") and out[-1].startswith("threads          ")
 
 
 def test_outputs_that_share_memory_are_refused_and_untouched() -> None:
@@ -386,6 +405,7 @@ def test_outputs_that_share_memory_are_refused_and_untouched() -> None:
         ("-2", True),
         ("77,x", True),
         ("4294967297", True),
+        ("100000", True),
         ("2", False),
         (" 3,1", False),
         ("", False),

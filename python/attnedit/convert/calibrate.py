@@ -19,7 +19,7 @@ FIRST_TOKENS = 64
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds that a floating-point operation of a kernel takes, or a byte of its arguments where it has none."""
+    """Seconds that a floating-point operation of a kernel takes, or a byte that it moves where it has none."""
 
     per_flop: dict[str, float]
     per_byte: dict[str, float]

@@ -40,6 +40,8 @@ class Progress:
                 task = bar.add_task(name, total=None, loss="")
 
                 def show(layer: int, step: int, steps: int, loss: float | None) -> None:
+                    if steps == 0:
+                        return  # nothing left to learn
                     label = f"{name} layer {layer}" if len(layers) > 1 else name
                     done = layers.index(layer) * steps + step
                     total = len(layers) * steps
@@ -66,6 +68,8 @@ class Progress:
 
         def show(layer: int, step: int, steps: int, loss: float | None) -> None:
             nonlocal said, begun
+            if steps == 0:
+                return  # nothing left to learn
             now, done = time.monotonic(), layers.index(layer) * steps + step
             if begun is None:
                 begun = now, done

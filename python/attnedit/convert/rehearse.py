@@ -24,7 +24,7 @@ from attnedit.nn import MLAConfig, Module
 from attnedit.tensor import Tensor, empty, full
 
 Run: TypeAlias = Callable[[], AbstractContextManager[runtime.Rehearsal]]  # what the code inside is to do
-Kernels: TypeAlias = list[tuple[str, float, float]]  # name, floating-point operations, bytes of arguments
+Kernels: TypeAlias = list[tuple[str, float, float]]  # name, floating-point operations, bytes moved
 
 
 @dataclass(frozen=True)

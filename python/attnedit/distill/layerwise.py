@@ -81,7 +81,7 @@ def layerwise(
 
     tokens: the training rows, int32 [R, T] or with documents told apart. folder: where state is kept, so that the same
     call continues after a kill.
-    on_step(layer, step, steps, loss) follows the progress.
+    on_step(layer, step, steps, loss) follows the progress; steps is 0 for a layer that has nothing left to learn.
     """
     edited = edited_layers(student.config, teacher.config)
     chosen = edited if layers is None else sorted(layers)
@@ -94,6 +94,9 @@ def layerwise(
     kept = {layer: None if folder is None else folder / f"layer_{layer:03d}" for layer in chosen}
     results = {layer: found for layer in chosen if (found := _finished(student, layer, kept[layer])) is not None}
     waiting = [layer for layer in chosen if layer not in results]
+    if on_step is not None:
+        for layer, found in results.items():  # of an earlier call
+            on_step(layer, 0, 0, found.nmse_layerwise)
     if waiting:
         runtime.empty_cache()  # what other steps needed
         starts = starts_of(tokens, picked)
@@ -103,6 +106,8 @@ def layerwise(
             states.attend()
             follow = None if on_step is None else (lambda s, n, v, i=layer: on_step(i, s, n, v["nmse"]))
             results[layer] = _train_layer(student, teacher, states, options, kept[layer], seed, follow)
+            if on_step is not None and results[layer].steps == 0:
+                on_step(layer, 0, 0, results[layer].nmse_layerwise)
         states.remove()
     if scratch is not None:
         shutil.rmtree(scratch, ignore_errors=True)  # of a call that was killed behind its last layer

@@ -5,9 +5,14 @@ from collections.abc import Sequence
 from attnedit import _core
 from attnedit.autograd import grad_of, record
 from attnedit.compute import current_compute
+from attnedit.ops.arguments import wants
 from attnedit.tensor import Array, Tensor, empty, full
 
 
+@wants(
+    q="B, T, heads * K", k="B, T, kv_heads * K", v="B, T, kv_heads * Kv", gate="B, T, heads or heads * Kv",
+    document_starts="B, T",
+)  # fmt: skip
 def attention(
     q: Tensor,
     k: Tensor,
@@ -52,6 +57,7 @@ def attention(
     return y
 
 
+@wants(kv_a="B, T, R + P", weight="R", cos="S, P / 2", sin="S, P / 2")
 def mla_compress(
     kv_a: Tensor, weight: Tensor, eps: float, cos: Tensor, sin: Tensor, start: int = 0
 ) -> tuple[Tensor, Tensor]:
@@ -59,7 +65,7 @@ def mla_compress(
     batch, time, width = kv_a.shape
     rank, x = weight.size, kv_a.array
     latent, rstd = empty((batch, time, rank)), empty((batch, time))
-    k_rope = empty((batch, time, width - rank))
+    k_rope = empty((batch, time, max(0, width - rank)))
     _core.mla_compress_forward(
         x, weight.array, eps, cos.array, sin.array, start, latent.array, rstd.array, k_rope.array
     )
@@ -78,12 +84,17 @@ def mla_compress(
     return latent, k_rope
 
 
+@wants(kv="B, T, heads * (Kn + Kv)", k_rope="B, T, P")
 def mla_expand(kv: Tensor, k_rope: Tensor, heads: int, v_head_dim: int) -> tuple[Tensor, Tensor]:
     """Keys [kv's key part ; the shared rotary key] and values of every head.
 
     kv [B, T, heads * (Kn + Kv)], k_rope [B, T, P] -> k [B, T, heads * (Kn + P)], v [B, T, heads * Kv]
     """
     batch, time, width = kv.shape
+    if not 0 <= v_head_dim <= width // heads:
+        raise ValueError(
+            f"[mla_expand] v_head_dim must be from 0 to {width // heads}, a head's part of kv, got {v_head_dim}"
+        )
     nope = width // heads - v_head_dim
     k = empty((batch, time, heads * (nope + k_rope.shape[2])))
     v = empty((batch, time, heads * v_head_dim))

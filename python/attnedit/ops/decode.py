@@ -6,9 +6,11 @@ the B newest tokens into one row, [1, B, width], for all other layers to treat a
 
 from attnedit import _core
 from attnedit.compute import current_compute
+from attnedit.ops.arguments import wants
 from attnedit.tensor import Array, Tensor, empty
 
 
+@wants(cache="B, S, C", first="B", x="..., W")
 def cache_store(x: Tensor, cache: Array, first: Array, offset: int = 0) -> None:
     """Puts x [B, T, W] into the columns from offset on of cache [B, S, C], rounded to the cache's type.
 
@@ -18,24 +20,31 @@ def cache_store(x: Tensor, cache: Array, first: Array, offset: int = 0) -> None:
     _core.cache_store(_by_sequence(x, first), first, offset, cache)
 
 
+@wants(q="B, T, heads * (Kn + P)", kv_b="heads * (Kn + Kv), R")
 def mla_absorb_query(q: Tensor, kv_b: Tensor, heads: int, qk_rope_head_dim: int) -> tuple[Tensor, Tensor]:
     """q [B, T, heads * (Kn + P)] -> q_latent [B, T, heads * R], the part without rotation times W_uk, and q_rope.
 
     kv_b [heads * (Kn + Kv), R]: per head W_uk, then W_uv. For few rows: the weight is read once for each.
     """
+    if qk_rope_head_dim < 0:
+        raise ValueError(f"[mla_absorb_query] qk_rope_head_dim must be 0 or more, got {qk_rope_head_dim}")
     q_latent = empty((*q.shape[:2], heads * kv_b.shape[1]))
     q_rope = empty((*q.shape[:2], heads * qk_rope_head_dim))
     _core.mla_absorb_query(q.array, kv_b.array, heads, q_latent.array, q_rope.array)
     return q_latent, q_rope
 
 
+@wants(o_latent="B, T, heads * R", kv_b="heads * (Kn + Kv), R")
 def mla_absorb_value(o_latent: Tensor, kv_b: Tensor, heads: int, v_head_dim: int) -> Tensor:
     """o_latent [B, T, heads * R] times W_uv^T -> [B, T, heads * Kv]; kv_b as in mla_absorb_query."""
+    if v_head_dim < 0:
+        raise ValueError(f"[mla_absorb_value] v_head_dim must be 0 or more, got {v_head_dim}")
     o = empty((*o_latent.shape[:2], heads * v_head_dim))
     _core.mla_absorb_value(o_latent.array, kv_b.array, heads, o.array)
     return o
 
 
+@wants(q_latent="..., heads * R", q_rope="..., heads * P", cache="B, S, R + P", lengths="B")
 def mla_decode(q_latent: Tensor, q_rope: Tensor, cache: Tensor, lengths: Array, heads: int, scale: float) -> Tensor:
     """Absorbed multi-head latent attention (DeepSeek-V2): the cache is never expanded.
 
@@ -49,6 +58,9 @@ def mla_decode(q_latent: Tensor, q_rope: Tensor, cache: Tensor, lengths: Array, 
     return o
 
 
+@wants(
+    q="..., heads * K", k="B, S, kv_heads * K", v="B, S, kv_heads * Kv", lengths="B", gate="..., heads or heads * Kv"
+)
 def decode_attention(
     q: Tensor,
     k: Tensor,

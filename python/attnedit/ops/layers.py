@@ -5,15 +5,18 @@ from collections.abc import Sequence
 from attnedit import _core
 from attnedit.autograd import grad_of, record, total
 from attnedit.compute import current_compute
+from attnedit.ops.arguments import wants
 from attnedit.tensor import Array, Tensor, empty
 
 
+@wants(x="..., I", weight="O, I", bias="O")
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """y = x weight^T + bias.   x [..., I], weight [O, I], bias [O] -> y [..., O]"""
     y, compute = empty((*x.shape[:-1], weight.shape[0])), current_compute()
     _core.gemm_forward(x.array, weight.array, None if bias is None else bias.array, y.array, compute)
     shape = x.shape if x.requires_grad else None
     x_array = x.array if weight.requires_grad else None  # a frozen layer keeps nothing
+    biased = bias if bias is not None and bias.requires_grad else None
 
     def back(grads: list[Array | None]) -> Sequence[Array | None]:
         dy = grads[0]
@@ -21,15 +24,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if shape is not None:
             dx = empty(shape).array
             _core.gemm_input_backward(dy, weight.array, dx, compute)
+        dbias = None if biased is None else grad_of(biased)
         if x_array is not None:
-            dbias = grad_of(bias) if bias is not None and bias.requires_grad else None
             _core.gemm_weight_backward(dy, x_array, grad_of(weight), dbias, compute)
+        elif dbias is not None:
+            _core.gemm_bias_backward(dy, dbias)
         return (dx, None) if bias is None else (dx, None, None)
 
     record((y,), (x, weight) if bias is None else (x, weight, bias), back)
     return y
 
 
+@wants(tokens="..., T", table="V, D")
 def embedding(tokens: Array, table: Tensor) -> Tensor:
     """Rows of table.   tokens int32 [B, T], table [V, D] -> [B, T, D]"""
     y = empty((*tokens.shape, table.shape[1]))
@@ -43,9 +49,10 @@ def embedding(tokens: Array, table: Tensor) -> Tensor:
     return y
 
 
+@wants(x="..., n * len(weight)", weight="D")
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x * weight / sqrt(mean(x^2) + eps) over len(weight) numbers: a row or head by head.   [..., n * len(weight)]"""
-    x_array, y, rstd = x.array, empty(x.shape), empty((x.size // weight.size,))
+    x_array, y, rstd = x.array, empty(x.shape), empty((x.size // max(1, weight.size),))
     _core.rms_norm_forward(x_array, weight.array, eps, y.array, rstd.array)
 
     def back(grads: list[Array | None]) -> Sequence[Array | None]:
@@ -58,6 +65,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return y
 
 
+@wants(x="B, T, heads * K", cos="S, P / 2", sin="S, P / 2")
 def rope(
     x: Tensor, cos: Tensor, sin: Tensor, heads: int, start: int = 0, offset: int = 0, interleaved: bool = False
 ) -> Tensor:
@@ -78,6 +86,7 @@ def rope(
     return y
 
 
+@wants(gate="..., F", up="..., F")
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up, element by element. Shazeer 2020 (arXiv 2002.05202)."""
     g, u, y = gate.array, up.array, empty(gate.shape)
@@ -92,8 +101,11 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     return y
 
 
+@wants()
 def add(a: Tensor, b: Tensor) -> Tensor:
     """a + b of equal shape: the residual stream; or of two losses."""
+    if a.shape != b.shape:
+        raise ValueError(f"[add] b must have shape {a.shape}, got {b.shape}")
     array = total(a.array, b.array)
     assert array is not None
     y = Tensor(array)

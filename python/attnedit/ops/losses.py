@@ -2,12 +2,14 @@
 put factors into their weights."""
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
 from attnedit import _core
 from attnedit.autograd import grad_of, is_recording, record
 from attnedit.compute import current_compute
+from attnedit.ops.arguments import wants
 from attnedit.tensor import Array, Tensor, empty
 
 
@@ -23,6 +25,7 @@ class Divergences:
     each: Tensor
 
 
+@wants(student="..., D", teacher="..., D", student_head="V, D", teacher_head="V, D")
 def fused_kl(
     student: Tensor,
     student_head: Tensor,
@@ -36,7 +39,7 @@ def fused_kl(
 
     student, teacher: hidden states [B, T, D]; heads [V, D]; weights [N]. divergence: forward, reverse or jsd.
     """
-    loss, each = empty((1,)), empty((student.size // student.shape[-1],))
+    loss, each = empty((1,)), empty((prod(student.shape[:-1]),))
     dstudent = _core.empty(student.shape, student.dtype) if _needs_grad(student) else None
     dhead = grad_of(student_head) if _needs_grad(student_head) else None
     _core.fused_kl(
@@ -56,12 +59,13 @@ class Predictions:
     argmax: Tensor
 
 
+@wants(hidden="..., D", head="V, D")
 def cross_entropy(hidden: Tensor, head: Tensor, labels: Array, weights: Tensor) -> Predictions:
     """-log softmax(hidden head^T)[label]; never holds N x V numbers.
 
     hidden [B, T, D], head [V, D], labels int32 [N] (-1: not counted), weights [N].
     """
-    count = hidden.size // hidden.shape[-1]
+    count = prod(hidden.shape[:-1])
     loss, nll, argmax = empty((1,)), empty((count,)), empty((count,), np.int32)
     dhidden = _core.empty(hidden.shape, hidden.dtype) if _needs_grad(hidden) else None
     dhead = grad_of(head) if _needs_grad(head) else None
@@ -81,6 +85,7 @@ class SquaredError:
     energy: Tensor
 
 
+@wants(student="..., D", teacher="..., D")
 def fused_mse(student: Tensor, teacher: Tensor, weights: Tensor, eps: float = 1e-12) -> SquaredError:
     """Energy-normalised squared error sum w |s - t|^2 / (sum w |t|^2 + eps): 1 is what a zero output scores.
 
@@ -93,6 +98,7 @@ def fused_mse(student: Tensor, teacher: Tensor, weights: Tensor, eps: float = 1e
     return SquaredError(loss, energy)
 
 
+@wants(student="..., D", teacher="..., D")
 def cosine_loss(student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
     """sum w (1 - cos(student, teacher)) over rows.   [B, T, D], weights [N] -> [1]"""
     loss = empty((1,))
@@ -110,6 +116,7 @@ class Gram:
     vocabulary: int
 
 
+@wants(head="V, D")
 def gram(head: Tensor) -> Gram:
     """Of a frozen head [V, D] of any storage type: built once, it stands for the head in logit_mse."""
     if head.requires_grad:
@@ -120,6 +127,7 @@ def gram(head: Tensor) -> Gram:
     return Gram(matrix, vocabulary)
 
 
+@wants(student="..., D", teacher="..., D")
 def logit_mse(student: Tensor, teacher: Tensor, head: Gram, weights: Tensor) -> Tensor:
     """sum w mean_v (student head_v - teacher head_v)^2 under one frozen head, at the cost of D x D numbers a token.
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
 from attnedit import _core
-from attnedit.autograd import record
+from attnedit.autograd import is_recording, record
 from attnedit.compute import current_compute
+from attnedit.ops.arguments import wants
 from attnedit.tensor import Array, Tensor, empty
 
 
@@ -26,13 +28,15 @@ class Routes:
     rows: Array
 
 
+@wants(logits="..., E")
 def moe_route(logits: Tensor, k: int, normalize: bool) -> Routes:
     """The k experts of greatest softmax(logits), with that as their weights, or divided by their sum.
 
-    logits [..., E]. Qwen3-MoE's router (arXiv 2505.09388).
+    logits [..., E]. A token that has a NaN among them gets NaN for its weights. Qwen3-MoE's router (arXiv 2505.09388).
     """
-    experts, z = logits.shape[-1], logits.array
-    tokens = logits.size // experts
+    experts, tokens, z = logits.shape[-1], prod(logits.shape[:-1]), logits.array
+    if not 1 <= k <= experts:
+        raise ValueError(f"[moe_route] k must be from 1 to {experts}, the number of experts, got {k}")
     weights = empty((tokens, k))
     chosen, offsets, slots, rows = (
         _core.empty(shape, np.dtype(np.int32)) for shape in ((tokens, k), (experts + 1,), (tokens * k,), (tokens * k,))
@@ -48,12 +52,20 @@ def moe_route(logits: Tensor, k: int, normalize: bool) -> Routes:
     return Routes(weights, chosen, offsets, slots, rows)
 
 
+@wants(x="..., D", gate="F, D", up="F, D", down="D, F")
 def experts(x: Tensor, routes: Routes, gate: Sequence[Tensor], up: Sequence[Tensor], down: Sequence[Tensor]) -> Tensor:
     """y[t] = sum_j weights[t, j] down_e(silu(gate_e(x[t])) * up_e(x[t])),  e = chosen[t, j].
 
-    x [..., D]; gate and up: E of [F, D], down: E of [D, F], any storage type, without gradients of their own. For the
-    way back only the gates' and ups' outputs are kept, 2 k F numbers a token.
+    x [..., D]; gate and up: E of [F, D], down: E of [D, F], any storage type. They must be frozen: there is no
+    gradient for them. For the way back only the gates' and ups' outputs are kept, 2 k F numbers a token.
     """
+    for name, matrices in (("gate", gate), ("up", up), ("down", down)):
+        if len(matrices) != len(routes.offsets) - 1:
+            raise ValueError(f"[experts] {name} must be of {len(routes.offsets) - 1} experts, got {len(matrices)}")
+        if is_recording() and (e := next((e for e, w in enumerate(matrices) if w.requires_grad), None)) is not None:
+            raise ValueError(
+                f"[experts] {name} must be frozen, for nothing computes its gradient; {name}[{e}] requires one"
+            )
     if x.size == 0:
         return empty(x.shape)
     gates, ups, downs = ([w.array for w in weights] for weights in (gate, up, down))

@@ -143,10 +143,23 @@ TEST(AdamW, NamesWhatItWanted) {
               return adamw(four, four, four, four, {}, {words.data(), {3}}, kOptions);
             }),
             "[adamw] rounded must have shape (4,), got (3,)");
+  const auto with = [&](AdamWOptions options) {
+    return message([&] { return adamw(four, four, four, four, {}, {}, options); });
+  };
+  const float nan = std::nanf("");
+  EXPECT_EQ(with({.rate = 0, .beta1 = 0, .beta2 = 0, .eps = 0}), "nothing");
+  EXPECT_EQ(with({.rate = nan}), "[adamw] rate must be 0 or more and finite, got nan");
+  EXPECT_EQ(with({.rate = INFINITY}), "[adamw] rate must be 0 or more and finite, got inf");
+  EXPECT_EQ(with({.rate = 1, .beta1 = 1}), "[adamw] beta1 must be at least 0 and below 1, got 1");
+  EXPECT_EQ(with({.rate = 1, .beta2 = -0.5f}), "[adamw] beta2 must be at least 0 and below 1, got -0.5");
+  EXPECT_EQ(with({.rate = 1, .eps = nan}), "[adamw] eps must be 0 or more and finite, got nan");
+  EXPECT_EQ(with({.rate = 1, .weight_decay = -1}), "[adamw] weight_decay must be 0 or more and finite, got -1");
   EXPECT_EQ(message([&] { return squared_norm(in<1>(x, {4}), out<1>(one, {1}), out<1>(one, {1})); }),
             "[squared_norm] workspace must have 2 floats or more, got 1");
   EXPECT_EQ(message([&] { return clip_scale(in<1>(one, {1}), 0, out<1>(one, {1})); }),
             "[clip_scale] limit must be positive, got 0");
+  EXPECT_EQ(message([&] { return clip_scale(in<1>(one, {1}), nan, out<1>(one, {1})); }),
+            "[clip_scale] limit must be positive, got nan");
 }
 
 }  // namespace

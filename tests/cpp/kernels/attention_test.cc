@@ -357,6 +357,15 @@ TEST(AttentionMessages, NameWhatWasWanted) {
                                        out<4>(x, k), out<4>(x, k), {}, out<1>(x, {64}));
             }),
             "[attention_backward] dv must have shape (1, 2, 2, 5), got (1, 2, 2, 3)");
+  const auto with = [&](AttentionOptions options) {
+    return message([&] {
+      (void)attention_forward(in<4>(x, {1, 2, 4, 3}), in<4>(x, k), in<4>(x, v), {}, {}, options,
+                              out<4>(x, {1, 2, 4, 5}), {}, out<3>(x, {1, 4, 2}), out<1>(x, {64}));
+    });
+  };
+  EXPECT_EQ(with({1.f, -1}), "[attention_forward] window must be 0, for none, or more, got -1");
+  EXPECT_EQ(with({NAN}), "[attention_forward] scale must be finite, got nan");
+  EXPECT_EQ(with({-INFINITY}), "[attention_forward] scale must be finite, got -inf");
 }
 
 }  // namespace

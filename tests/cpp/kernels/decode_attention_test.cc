@@ -152,11 +152,12 @@ TEST(DecodeAttentionEdges, HugeScoresStayFiniteAndNanIsNotHidden) {
 TEST(DecodeAttentionMessages, NameWhatWasWanted) {
   std::vector<float> x(4096);
   const auto call = [&](std::array<int64_t, 4> q, std::array<int64_t, 4> k, std::array<int64_t, 4> v,
-                        std::vector<int32_t> lengths, std::array<int64_t, 4> gate, int64_t space = 4096) {
+                        std::vector<int32_t> lengths, std::array<int64_t, 4> gate, int64_t space = 4096,
+                        float scale = 1) {
     return message([&] {
       (void)decode_attention(in<4>(x, q), {x.data(), DType::kFloat32, k}, {x.data(), DType::kFloat32, v},
                              {lengths.data(), {int64_t(lengths.size())}},
-                             gate[3] ? in<4>(x, gate) : View<const float, 4>{}, 1, GateActivation::kSigmoid,
+                             gate[3] ? in<4>(x, gate) : View<const float, 4>{}, scale, GateActivation::kSigmoid,
                              out<4>(x, {2, 1, 4, 5}), out<1>(x, {space}));
     });
   };
@@ -176,6 +177,7 @@ TEST(DecodeAttentionMessages, NameWhatWasWanted) {
   EXPECT_EQ(call(q, k, v, {1, 1}, none, 5), "[decode_attention] workspace must have at least " +
                                                 std::to_string(decode_attention_workspace(2, 9, 4, 2, 3, 5)) +
                                                 " floats, got 5");
+  EXPECT_EQ(call(q, k, v, {1, 1}, none, 4096, NAN), "[decode_attention] scale must be finite, got nan");
 }
 
 }  // namespace

@@ -156,7 +156,8 @@ TEST(ActivationLoss, NamesWhatItWanted) {
   EXPECT_EQ(mse({2, 4}, {2}, kEps, {2}, {4}), "nothing");
   EXPECT_EQ(mse({4, 2}, {2}, kEps, {2}, {4}), "[fused_mse] teacher must have shape (2, 4), got (4, 2)");
   EXPECT_EQ(mse({2, 4}, {4}, kEps, {2}, {4}), "[fused_mse] weights must have shape (2,), got (4,)");
-  EXPECT_EQ(mse({2, 4}, {2}, 0, {2}, {4}), "[fused_mse] eps must be positive, got 0");
+  EXPECT_EQ(mse({2, 4}, {2}, 0, {2}, {4}), "[fused_mse] eps must be positive and finite, got 0");
+  EXPECT_EQ(mse({2, 4}, {2}, NAN, {2}, {4}), "[fused_mse] eps must be positive and finite, got nan");
   EXPECT_EQ(mse({2, 4}, {2}, kEps, {1}, {4}), "[fused_mse] energy must have shape (2,), got (1,)");
   EXPECT_EQ(mse({2, 4}, {2}, kEps, {2}, {3}), "[fused_mse] workspace must have 4 floats or more, got 3");
   EXPECT_EQ(message([&] {

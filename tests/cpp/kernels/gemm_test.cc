@@ -154,6 +154,39 @@ void expect_message(const F& call, const char* message) {
   }
 }
 
+TEST(Gemm, AProductOfNothingIsZero) {
+  for (Compute compute : kComputes) {
+    std::vector<float> c(2 * 3, 7.f);
+    packed_product(2, 2, 0, nullptr, nullptr, compute, true, c.data(), 3);
+    EXPECT_EQ(c, std::vector<float>(6, 7.f));
+    packed_product(2, 2, 0, nullptr, nullptr, compute, false, c.data(), 3);
+    EXPECT_EQ(c, (std::vector<float>{0, 0, 7, 0, 0, 7}));
+    gemm(2, 2, 0, 1, {nullptr, 1, 1}, RightOperand::plain(nullptr, 1), compute, false, c.data() + 1, 3, nullptr);
+    EXPECT_EQ(c, (std::vector<float>{0, 0, 0, 0, 0, 0}));
+  }
+}
+
+TEST(Gemm, ABiasAloneHasTheGradientThatItHasBesideAWeight) {
+  constexpr int64_t kN = 37, kI = 3, kO = 21;
+  const auto dy = normal(kN * kO, 1), x = normal(kN * kI, 2);
+  std::vector<float> alone, beside, dw(kI * kO), scratch(gemm_workspace(kN, kI, kO));
+  on_every_isa([&] {
+    alone.assign(kO, 1.f), beside.assign(kO, 1.f);
+    gemm_bias_backward(in<2>(dy, {kN, kO}), out<1>(alone, {kO}))();
+    gemm_weight_backward(in<2>(dy, {kN, kO}), in<2>(x, {kN, kI}), out<2>(dw, {kO, kI}), out<1>(beside, {kO}),
+                         out<1>(scratch, {int64_t(scratch.size())}))();
+    EXPECT_EQ(alone, beside);
+    std::vector<double> want(kO, 1.0);  // it accumulates
+    for (int64_t i = 0; i < kN * kO; ++i) want[i % kO] += dy[i];
+    expect_close(alone, want, 1e-5, "dbias");
+  });
+  expect_message(
+      [&] {
+        return gemm_bias_backward(in<2>(dy, {kN, kO}), out<1>(alone, {kO - 1}));
+      },
+      "[gemm_bias_backward] dbias must have shape (21,), got (20,)");
+}
+
 TEST(Gemm, NamesTheShapeItWanted) {
   std::vector<float> x(8), w(12), y(6), bias(3);
   const WeightView<2> weight{w.data(), DType::kFloat32, {3, 4}};

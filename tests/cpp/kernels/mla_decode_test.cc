@@ -191,10 +191,10 @@ TEST(MlaDecodeEdges, HugeScoresStayFiniteAndNanIsNotHidden) {
 TEST(MlaDecodeMessages, NameWhatWasWanted) {
   std::vector<float> x(4096);
   const auto call = [&](std::array<int64_t, 4> q_rope, std::array<int64_t, 3> cache, std::vector<int32_t> lengths,
-                        int64_t space = 4096) {
+                        int64_t space = 4096, float scale = 1) {
     return message([&] {
       (void)mla_decode(in<4>(x, {2, 1, 4, 6}), in<4>(x, q_rope), {x.data(), DType::kFloat32, cache},
-                       {lengths.data(), {int64_t(lengths.size())}}, 1, out<4>(x, {2, 1, 4, 6}), out<1>(x, {space}));
+                       {lengths.data(), {int64_t(lengths.size())}}, scale, out<4>(x, {2, 1, 4, 6}), out<1>(x, {space}));
     });
   };
   const std::array<int64_t, 4> q{2, 1, 4, 2};
@@ -208,6 +208,7 @@ TEST(MlaDecodeMessages, NameWhatWasWanted) {
             "[mla_decode] lengths[0] must be 0, or at least 1 and at most the cache's 9, got -1");
   EXPECT_EQ(call(q, cache, {1, 1}, 5), "[mla_decode] workspace must have at least " +
                                            std::to_string(mla_decode_workspace(2, 1, 9, 4, 6, 2)) + " floats, got 5");
+  EXPECT_EQ(call(q, cache, {1, 1}, 4096, INFINITY), "[mla_decode] scale must be finite, got inf");
 }
 
 }  // namespace

@@ -170,6 +170,12 @@ TEST(MlaProjection, NamesWhatItWanted) {
   EXPECT_EQ(compress_with({1, 3, 9}, 1, {1, 3, 5}), "nothing");
   EXPECT_EQ(compress_with({1, 3, 8}, 1, {1, 3, 5}), "[mla_compress] kv_a must have shape (1, 3, 9), got (1, 3, 8)");
   EXPECT_EQ(compress_with({1, 3, 9}, 1, {1, 3, 4}), "[mla_compress] latent must have shape (1, 3, 5), got (1, 3, 4)");
+  for (float eps : {-1.f, NAN, INFINITY})
+    EXPECT_EQ(message([&] {
+                return mla_compress_forward(in<3>(x, {1, 3, 9}), in<1>(x, {5}), eps, in<2>(x, {4, 2}), in<2>(x, {4, 2}),
+                                            1, out<3>(x, {1, 3, 5}), out<2>(x, {1, 3}), out<3>(x, {1, 3, 4}));
+              }).substr(0, 52),
+              "[mla_compress] eps must be 0 or more and finite, got");
   EXPECT_EQ(compress_with({1, 3, 9}, 2, {1, 3, 5}),
             "[mla_compress] start must be in [0, 1], for 3 of the 4 table rows, got 2");
   EXPECT_EQ(message([&] {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <set>
 
 #include "support/oracle.h"
 
@@ -205,6 +206,42 @@ TEST(MoeRouting, ChoosesDifferentExpertsWhateverTheNumbers) {
   }
 }
 
+// As softmax and topk have it, but that the experts are different ones.
+TEST(MoeRouting, ATokenWithANanWeighsNothingThatIsANumberAndLeavesItsNeighbours) {
+  constexpr int64_t kTokens = 3, kExperts = 21, kMost = 4;
+  for (int64_t k : {int64_t{1}, kMost})
+    for (bool normalize : {false, true})
+      for (int64_t at : {0, 5, 20}) {
+        auto logits = normal(kTokens * kExperts, 1);
+        const auto route = [&](std::vector<float>& weights, std::vector<int32_t>& chosen) {
+          std::vector<int32_t> offsets(kExperts + 1), slots(kTokens * k), rows(kTokens * k);
+          moe_route_forward(in<2>(logits, {kTokens, kExperts}), normalize, out<2>(weights, {kTokens, k}),
+                            {{chosen.data(), {kTokens, k}},
+                             {offsets.data(), {kExperts + 1}},
+                             {slots.data(), {kTokens * k}},
+                             {rows.data(), {kTokens * k}}})();
+          EXPECT_EQ(offsets[kExperts], kTokens * k);
+        };
+        on_every_isa([&] {
+          std::vector<float> well(kTokens * k), ill(kTokens * k);
+          std::vector<int32_t> chosen(kTokens * k), chosen_ill(kTokens * k);
+          logits[kExperts + at] = 0;
+          route(well, chosen);
+          logits[kExperts + at] = NAN;
+          route(ill, chosen_ill);
+          for (int64_t slot = 0; slot < kTokens * k; ++slot)
+            if (slot / k == 1) {
+              EXPECT_TRUE(std::isnan(ill[slot])) << ill[slot];
+              EXPECT_TRUE(chosen_ill[slot] >= 0 && chosen_ill[slot] < kExperts) << chosen_ill[slot];
+            } else {
+              EXPECT_EQ(ill[slot], well[slot]);
+              EXPECT_EQ(chosen_ill[slot], chosen[slot]);
+            }
+          EXPECT_EQ(std::set<int32_t>(chosen_ill.begin() + k, chosen_ill.begin() + 2 * k).size(), size_t(k));
+        });
+      }
+}
+
 TEST(MoeRouting, NamesWhatItWanted) {
   std::vector<float> x(12), y(12);
   std::vector<int32_t> far = {0, 1, 2, 4}, near = {0, 1, 2, 3};
@@ -212,6 +249,10 @@ TEST(MoeRouting, NamesWhatItWanted) {
               (void)moe_route_forward(in<2>(x, {2, 3}), true, out<2>(y, {2, 4}), {});
             }),
             "[moe_route] weights must have from 1 to 3 columns, got 4");
+  EXPECT_EQ(message([&] {
+              (void)moe_route_forward(in<2>(x, {2, 0}), true, out<2>(y, {2, 4}), {});
+            }),
+            "[moe_route] logits must be of 1 expert or more, got (2, 0)");
   EXPECT_EQ(message([&] {
               (void)moe_gather(in<2>(x, {2, 3}), numbers(near, {3}), out<2>(y, {4, 3}));
             }),

@@ -84,6 +84,11 @@ TEST(RmsNorm, NamesTheShapeItWanted) {
   } catch (const std::invalid_argument& e) {
     EXPECT_STREQ(e.what(), "[rms_norm] weight must have shape (4,), got (3,)");
   }
+  for (float eps : {-1e-6f, NAN, INFINITY})
+    EXPECT_EQ(message([&] {
+                (void)rms_norm_forward(in<2>(x, {2, 4}), in<1>(x, {4}), eps, out<2>(y, {2, 4}), out<1>(rstd, {2}));
+              }).substr(0, 48),
+              "[rms_norm] eps must be 0 or more and finite, got");
 }
 
 }  // namespace

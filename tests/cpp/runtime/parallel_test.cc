@@ -14,6 +14,13 @@ class Parallel : public ::testing::Test {
   const int before_ = num_threads();
 };
 
+TEST_F(Parallel, MoreThreadsThanAnyMachineHasAreRefused) {
+  EXPECT_THROW(set_num_threads(0), std::invalid_argument);
+  EXPECT_THROW(set_num_threads(kMostThreads + 1), std::invalid_argument);
+  EXPECT_THROW(set_num_threads(int64_t{1} << 40), std::invalid_argument);
+  EXPECT_EQ(num_threads(), before_);
+}
+
 TEST_F(Parallel, EveryItemRunsOnceByAWorkerOfTheBudget) {
   for (int threads : {1, 2, 3, 7}) {
     set_num_threads(threads);

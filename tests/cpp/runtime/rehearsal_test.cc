@@ -12,7 +12,7 @@ namespace {
 TEST(Rehearsal, NotesTasksAndRunsNone) {
   bool ran = false;
   start_rehearsal();
-  current_stream().launch("work", Task([&] { ran = true; }).needing(7));
+  current_stream().launch("work", Task([&] { ran = true; }).needing(7).moving(5));
   EXPECT_EQ(rehearsed(), 1u);
   const Rehearsal made = stop_rehearsal();
   synchronize_device();
@@ -20,6 +20,7 @@ TEST(Rehearsal, NotesTasksAndRunsNone) {
   ASSERT_EQ(made.tasks.size(), 1u);
   EXPECT_EQ(made.tasks[0].name, "work");
   EXPECT_EQ(made.tasks[0].flops, 7);
+  EXPECT_EQ(made.tasks[0].bytes, 5);
   current_stream().launch("work", Task([&] { ran = true; }));
   synchronize_device();
   EXPECT_TRUE(ran);

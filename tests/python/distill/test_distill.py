@@ -58,13 +58,13 @@ def test_a_stopped_phase_1_goes_on_at_its_layer(teacher: Decoder, rows: np.ndarr
     with pytest.raises(KeyboardInterrupt):
         distill.layerwise(student, teacher, rows, PHASE1, folder=tmp_path, on_step=stop)
     assert (tmp_path / "activations/hidden.safetensors").exists()
-    again, steps = student_of(teacher, rows), list[int]()
+    again, told = student_of(teacher, rows), set[tuple[int, bool]]()
     first, teacher.layers[0] = teacher.layers[0], teacher.layers[1]  # nothing is computed before layer 1 again
     results = distill.layerwise(
-        again, teacher, rows, PHASE1, folder=tmp_path, on_step=lambda layer, *_: steps.append(layer)
+        again, teacher, rows, PHASE1, folder=tmp_path, on_step=lambda layer, _, steps, __: told.add((layer, steps > 0))
     )
     teacher.layers[0] = first
-    assert results == expected and set(steps) == {1}
+    assert results == expected and told == {(0, False), (1, True)}
     assert_same(bits(again), bits(undisturbed))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["layer_000", "layer_001"]
     finished = student_of(teacher, rows)

@@ -64,7 +64,8 @@ def test_logits_and_the_first_block(golden: Golden, tmp_path: Path, dtype: type)
 def test_gradients(golden: Golden, tmp_path: Path) -> None:
     model = decoder_of(golden, tmp_path / "model", np.float32)
     for path, parameter in list(model.named_parameters()):
-        model.set_parameter(path, trainable(parameter))
+        if ".experts." not in path:  # which have none
+            model.set_parameter(path, trainable(parameter))
     logits = model.logits(golden.arrays["tokens"])
     backward([logits], [np.ascontiguousarray(golden.arrays["cotangent"])])
     ae.runtime.synchronize()

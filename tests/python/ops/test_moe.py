@@ -2,12 +2,13 @@
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import attnedit as ae
 from attnedit import ops
-from attnedit.autograd import backward
+from attnedit.autograd import backward, no_grad
 from attnedit.tensor import Tensor
 
 Numbers = npt.NDArray[np.inexact]
@@ -70,3 +71,30 @@ def test_a_mixture_of_experts_is_its_definition(shape: tuple, seed: int) -> None
     ae.runtime.synchronize()
     assert given_x.grad is not None
     np.testing.assert_allclose(given_x.grad.reshape(b * t, d), dx, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["gate", "up", "down"])
+def test_experts_that_want_a_gradient_are_refused_where_one_would_be_silently_missing(name: str) -> None:
+    rng = np.random.default_rng(0)
+    weights = {
+        part: [ae.tensor(m) for m in ms] for part, ms in random_weights(rng, 3, 4, 5).items() if part != "router"
+    }
+    x, routes = ae.tensor(rng.normal(size=(1, 2, 4))), ops.moe_route(ae.tensor(rng.normal(size=(1, 2, 3))), 2, True)
+    weights[name][1].requires_grad = True
+    with pytest.raises(ValueError, match=rf"^\[experts\] {name} must be frozen, .*; {name}\[1\] requires one$"):
+        ops.experts(x, routes, **weights)
+    with no_grad():
+        assert ops.experts(x, routes, **weights).shape == x.shape
+
+
+def test_a_nan_among_a_tokens_logits_is_seen_in_its_answer_and_in_no_other() -> None:
+    rng = np.random.default_rng(0)
+    experts = {
+        part: [ae.tensor(m) for m in ms] for part, ms in random_weights(rng, 4, 3, 5).items() if part != "router"
+    }
+    logits = rng.normal(size=(1, 3, 4)).astype(np.float32)
+    logits[0, 1, 2] = np.nan
+    routes = ops.moe_route(ae.tensor(logits), 2, True)
+    y = ops.experts(ae.tensor(rng.normal(size=(1, 3, 3))), routes, **experts).numpy()
+    assert np.isnan(y).all(-1).tolist() == [[False, True, False]] and np.isfinite(y[0, [0, 2]]).all()
+    assert np.isnan(routes.weights.numpy()[1]).all()
