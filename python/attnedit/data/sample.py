@@ -39,9 +39,8 @@ def beginning(part: Part, characters: int) -> tuple[list[str], int]:
             begun = begun[: begun.rfind(b"\n") + 1] or begun.decode(errors="ignore").encode()
         plain = Path(folder) / part.path.stem
         plain.write_bytes(begun)
-        return list(Part(plain, part.field, part.separator, 0, len(begun)).documents()), size * len(begun) // max(
-            unpacked, 1
-        )
+        documents = list(Part(plain, part.field, part.separator, 0, len(begun)).documents())
+        return documents, size * len(begun) // unpacked if unpacked else size
 
 
 @lru_cache(maxsize=4096)
