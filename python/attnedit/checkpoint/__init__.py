@@ -6,7 +6,7 @@ whole or not at all.
 
 from attnedit.checkpoint.atomic import atomic_write
 from attnedit.checkpoint.folder import Checkpoint, require_inside
-from attnedit.checkpoint.json_object import read_object
+from attnedit.checkpoint.json_object import read_lines, read_object
 from attnedit.checkpoint.pages import announce, give_back
 from attnedit.checkpoint.safetensors_file import read_arrays
 from attnedit.checkpoint.save import save_checkpoint, write_arrays
@@ -20,6 +20,7 @@ __all__ = [
     "compare_sums",
     "give_back",
     "read_arrays",
+    "read_lines",
     "read_object",
     "read_sealed",
     "require_inside",

@@ -3,8 +3,10 @@
 import hashlib
 import re
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from attnedit import runtime
 from attnedit.checkpoint.folder import require_inside
 
 SUMS = "SHA256SUMS"
@@ -29,17 +31,21 @@ def compare_sums(folder: Path) -> None:
         return
     with path.open("rb") as file:
         lines = file.read(MOST_BYTES).decode(errors="replace").splitlines()
+    noted: dict[Path, str] = {}
     for number, line in enumerate(lines, 1):
-        noted = _LINE.fullmatch(line)
-        if noted is None or not (folder / noted[2]).is_file():
+        found = _LINE.fullmatch(line)
+        if found is None or not (folder / found[2]).is_file():
             warnings.warn(f"{path} line {number} is not a SHA-256 and the name of a file of this folder", stacklevel=3)
-            continue
-        require_inside(folder, folder / noted[2])
-        if sha256(folder / noted[2]) != noted[1]:
-            said = f"{folder / noted[2]} is not what {SUMS} notes"
-            if noted[2].endswith(".safetensors"):
+        else:
+            require_inside(folder, folder / found[2])
+            noted[folder / found[2]] = found[1]
+    with ThreadPoolExecutor(runtime.get_num_threads()) as threads:
+        for other, is_now in zip(noted, threads.map(sha256, noted), strict=True):
+            said = f"{other} is not what {SUMS} notes"
+            if is_now != noted[other] and other.suffix == ".safetensors":
                 raise ValueError(f"[checkpoint] {said}: one of the two is damaged")
-            warnings.warn(f"{said}: it is damaged, or was changed by hand", stacklevel=3)
+            if is_now != noted[other]:
+                warnings.warn(f"{said}: it is damaged, or was changed by hand", stacklevel=3)
 
 
 def sha256(path: Path) -> str:
