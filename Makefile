@@ -10,7 +10,7 @@ PEER := $(or $(ATTNEDIT_PEER_PYTHON),.venv-peer/bin/python)
 HAS_PEER = $(PEER) -c "from importlib.metadata import version as v; v('torch'), v('transformers')" 2>/dev/null
 
 .PHONY: demo test parity parity-table check check-all check-neon bench bench-long bench-plots bench-tools peer setup fuzz soak
-.PHONY: install cpp clean scaling races memcheck
+.PHONY: install cpp clean scaling races memcheck asan-python
 
 demo: install
 	$(VENV)/bin/python examples/stdlib_text.py runs/stdlib
@@ -67,9 +67,20 @@ check-all: check test check-neon bench-tools
 	cmake -S . -B build/sanitize -G Ninja -DBUILD_TESTING=ON -DATTNEDIT_SANITIZE=ON
 	cmake --build build/sanitize -j $(JOBS)
 	OMP_NUM_THREADS=2 ctest --test-dir build/sanitize --output-on-failure -j $(JOBS)
-	$(MAKE) --no-print-directory races memcheck soak
+	$(MAKE) --no-print-directory asan-python races memcheck soak
 	$(PY) benchmarks/run.py --quick
 	$(MAKE) --no-print-directory scaling
+
+# The Python tests that reach kernels, under AddressSanitizer and UndefinedBehaviorSanitizer. Python itself has neither,
+# so their library is there before it; what it leaks is its own, and the C++ tests look for ours.
+asan-python: install
+	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(PY) -m pip install -q --no-deps --upgrade --target build/asan-python/site . \
+	  -C build-dir=build/asan-python/cmake -C cmake.define.ATTNEDIT_SANITIZE=ON
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" OMP_NUM_THREADS=2 \
+	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONPATH=build/asan-python/site \
+	  $(PY) -m pytest -q --capture=sys $(addprefix tests/python/,$(KERNEL_TESTS))
+KERNEL_TESTS := ops runtime activations models edit distill generate evaluate test_autograd.py test_bad_arguments.py \
+  test_bad_numbers.py test_compute.py test_profile.py test_threads.py
 
 # ThreadSanitizer over everything that runs on more than one thread.
 races: setup

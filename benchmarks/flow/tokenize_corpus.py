@@ -55,8 +55,9 @@ def library(text: Path, tokenizer: Path, function: str) -> dict[str, float]:
 
 
 def ours(text: Path, tokenizer: Path, folder: Path, seconds: float) -> dict[str, float]:
-    from attnedit.convert.corpus import find_texts, open_corpus
+    from attnedit.convert.corpus import open_corpus
     from attnedit.convert.recipe import Data, Recipe
+    from attnedit.convert.texts import find_texts
     from attnedit.data import Tokenizer
     from attnedit.edit import MLA
 

@@ -1,5 +1,5 @@
 // What a tensor needs besides layers: numbers in, sums, constants.
-#include <cstring>
+#include <algorithm>
 #include <vector>
 
 #include "bindings/arguments.h"
@@ -25,10 +25,10 @@ void bind_tensor(py::module_& m) {
     ATTNEDIT_CHECK(x.flags() & y.flags() & py::array::c_style, "upload", "x and y must be contiguous");
     const double moved = 2.0 * static_cast<double>(x.nbytes());
     if (rehearsing()) return launch("upload", Task([] {}).moving(moved));
-    auto staged = std::make_shared<std::vector<char>>(x.nbytes());
-    std::memcpy(staged->data(), x.data(), staged->size());
-    launch("upload",
-           Task([staged, to = y.mutable_data()] { std::memcpy(to, staged->data(), staged->size()); }).moving(moved));
+    const char* from = static_cast<const char*>(x.data());
+    auto staged = std::make_shared<std::vector<char>>(from, from + x.nbytes());
+    char* to = static_cast<char*>(y.mutable_data());
+    launch("upload", Task([staged, to] { std::copy(staged->begin(), staged->end(), to); }).moving(moved));
   });
 }
 

@@ -12,6 +12,10 @@
 #include <unordered_map>
 #include <vector>
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
+
 #include "runtime/check.h"
 #include "runtime/rehearsal.h"
 
@@ -82,6 +86,24 @@ std::string readable(size_t bytes) {
   return text;
 }
 
+// A block is longer than what was asked for: AddressSanitizer is told where the bytes end that somebody may touch. What
+// is queued may still use the block for whoever had it before, and is not to be accused of that.
+void limit_access([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes, [[maybe_unused]] size_t size) {
+#ifdef __SANITIZE_ADDRESS__
+  if (rehearsal) return;
+  wait_for_all_streams();
+  ASAN_UNPOISON_MEMORY_REGION(data, bytes);
+  ASAN_POISON_MEMORY_REGION(static_cast<char*>(data) + bytes, size - bytes);
+#endif
+}
+
+// The system gives these addresses to somebody else.
+void allow_access([[maybe_unused]] const Block& block) {
+#ifdef __SANITIZE_ADDRESS__
+  ASAN_UNPOISON_MEMORY_REGION(block.data, block.size);
+#endif
+}
+
 Block* take_kept(Pool& pool, size_t size, const StreamState* stream) {
   const auto found = pool.kept.find(size);
   if (found == pool.kept.end()) return nullptr;
@@ -105,6 +127,7 @@ void give_back(Pool& pool, size_t reserved) {
     if (pool.stats.reserved <= reserved) return;
     std::erase(pool.kept[block->size], block);
     pool.stats.reserved -= block->size;
+    allow_access(*block);
     backend().free(block->device, block->data, block->size);
     memory().blocks.erase(block->data);
   }
@@ -175,7 +198,8 @@ void* allocate(size_t bytes) {
   pool.most_used = std::max(pool.most_used, pool.stats.allocated);
   void* data = block->data;
   lock.unlock();
-  if (poisons()) stream.launch("poison", [data, size] { std::memset(data, 0xff, size); });
+  limit_access(data, bytes, size);
+  if (poisons()) stream.launch("poison", [data, bytes] { std::memset(data, 0xff, bytes); });
   return data;
 }
 

@@ -237,7 +237,7 @@ def export(
 @app.command()
 def table(runs: Annotated[list[Path], typer.Argument(help="run folders")]) -> None:
     """Finished runs side by side."""
-    from attnedit.checkpoint import read_object
+    from attnedit.checkpoint import read_sealed
     from attnedit.evaluate.report import table as side_by_side
 
     other = [run for run in runs if run.is_dir() and not (run / "report.json").exists()]
@@ -246,7 +246,7 @@ def table(runs: Annotated[list[Path], typer.Argument(help="run folders")]) -> No
             warnings.warn(f"left out: {run} is no finished run", stacklevel=1)
         runs = [run for run in runs if run not in other]
     short = len({run.name for run in runs}) == len(runs)
-    reports: dict[str, Any] = {run.name if short else str(run): read_object(run / "report.json") for run in runs}
+    reports: dict[str, Any] = {run.name if short else str(run): read_sealed(run / "report.json") for run in runs}
     try:
         print(side_by_side(reports))
     except KeyError as error:

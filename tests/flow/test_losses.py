@@ -104,6 +104,60 @@ def test_a_flipped_bit_is_named_and_the_file_made_again(finished: Path, tmp_path
     assert student(tmp_path) == student(finished)
 
 
+def test_a_flipped_figure_is_named_and_made_again(finished: Path, tmp_path: Path) -> None:
+    """What a run notes as JSON: made again where that is quick, refused where a layer must be trained for it."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    run = tmp_path / "run"
+    for name in ("report.json", "provenance.json"):
+        flip_digit(run / name)
+    code, said = converted(tmp_path)
+    assert code == 0, said
+    for name in ("report.json", "provenance.json"):
+        assert f"{run / name} is damaged" in said
+    assert (run / "report.json").read_bytes() == (finished / "run/report.json").read_bytes()
+    shutil.rmtree(run / "student")
+    quick = [*run.glob("tokens/*/source_0/complete.json"), run / "evaluations/layerwise.json", run / "provenance.json"]
+    slow = {run / "edit/config.json", run / "layerwise/layer_001/result.json"}
+    for path in [*quick, *slow]:
+        flip_digit(path)
+    while slow:
+        line = refusal(*converted(tmp_path))
+        named = {path for path in slow if str(path) in line}
+        assert len(named) == 1 and "remove the file to have it made again" in line
+        slow -= named
+        named.pop().unlink()
+    code, said = converted(tmp_path)
+    assert code == 0, said
+    assert student(tmp_path) == student(finished)
+    assert (run / "layerwise/layer_001/result.json").read_bytes() == (
+        finished / "run/layerwise/layer_001/result.json"
+    ).read_bytes()
+    for name in ("provenance.json", "provenance.copy.json"):
+        flip_digit(run / name)
+    assert "what the run was made from is not known any more" in refusal(*converted(tmp_path))
+
+
+def flip_digit(path: Path) -> None:
+    """The last bit of a digit in the middle of a file: it stays JSON."""
+    text = bytearray(path.read_bytes())
+    at = next(i for i in range(len(text) // 3, len(text)) if 48 <= text[i] < 58)
+    text[at] ^= 1
+    path.write_bytes(text)
+
+
+def test_a_student_that_is_damaged_is_named(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "run/student/model.safetensors"
+    flipped = bytearray(path.read_bytes())
+    flipped[-3] ^= 1
+    path.write_bytes(flipped)
+    assert f"{path} is not what SHA256SUMS notes" in refusal(*converted(tmp_path))
+    shutil.rmtree(path.parent)
+    code, said = converted(tmp_path)
+    assert code == 0, said
+    assert student(tmp_path) == student(finished)
+
+
 def test_files_that_the_system_refuses(finished: Path, tmp_path: Path) -> None:
     write_recipe(tmp_path)
     for longest in (100, 9_000, 25_000, 60_000):

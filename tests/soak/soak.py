@@ -54,7 +54,8 @@ def stage(run_folder: Path) -> str:
 
 def flip_a_bit(run_folder: Path, rng: random.Random) -> Path | None:
     """In something that the run keeps for itself, where there is any."""
-    kept = [path for path in run_folder.rglob("*.safetensors") if "student" not in str(path.relative_to(run_folder))]
+    found = [path for kind in ("safetensors", "json") for path in run_folder.rglob(f"*.{kind}")]
+    kept = [p for p in found if p.relative_to(run_folder).parts[0] not in ("student", "provenance.copy.json")]
     if not kept:
         return None
     path = rng.choice(sorted(kept))

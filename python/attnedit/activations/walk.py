@@ -40,17 +40,18 @@ def passes(tokens: Array) -> list[Array]:
     return [np.ascontiguousarray(tokens[i : i + rows], dtype=np.int32) for i in range(0, len(tokens), rows)]
 
 
-def grouped(batches: Sequence[Array], models: Sequence[Decoder]) -> Iterator[slice]:
-    """Which neighbouring batches of tokens have hidden states in all models that fit into GROUP_BYTES; at least one."""
+def grouped(sizes: Sequence[int], models: Sequence[Decoder]) -> Iterator[slice]:
+    """Which neighbouring batches of so many tokens have hidden states in all models that fit into GROUP_BYTES; at least
+    one."""
     most_tokens = GROUP_BYTES // (4 * sum(model.config.hidden_size for model in models))
     first = tokens = 0
-    for i, batch in enumerate(batches):
-        if i > first and tokens + batch.size > most_tokens:
+    for i, size in enumerate(sizes):
+        if i > first and tokens + size > most_tokens:
             yield slice(first, i)
             first, tokens = i, 0
-        tokens += batch.size
-    if first < len(batches):
-        yield slice(first, len(batches))
+        tokens += size
+    if first < len(sizes):
+        yield slice(first, len(sizes))
 
 
 def forward(

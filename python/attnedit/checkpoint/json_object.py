@@ -61,6 +61,17 @@ def read_object(path: Path) -> dict[str, Any]:
     return parse_object(text, f"[checkpoint] {path}")
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a log, a line each. What a kill or a bad disk made of a line, if it is none, is left out."""
+    found = []
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            found.append(parse_object(line, ""))
+        except ValueError:
+            continue
+    return found
+
+
 def must_be_file(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"[checkpoint] {path} {'must be a file' if path.exists() else 'is missing'}")

@@ -1,6 +1,7 @@
 """The run folder: who owns it, what it was made from, and the small results that a continued run reads again."""
 
 import json
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,16 +9,17 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from attnedit.checkpoint import atomic_write, read_object
+from attnedit.checkpoint import read_sealed, write_sealed
 
 PROVENANCE, LOCK, TOKENS = "provenance.json", ".lock", "tokens"
+COPY = "provenance.copy.json"  # without it a flipped bit would end a run of days
 
 
 def require_ours(folder: Path) -> None:
     """Raises unless folder is free to be made, empty or a run of ours; writes nothing."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"[convert] run must be a folder, {folder} is a file")
-    if not folder.is_dir() or (folder / PROVENANCE).exists():
+    if not folder.is_dir() or (folder / PROVENANCE).exists() or (folder / COPY).exists():
         return
     # A run that was killed before it wrote its provenance leaves only these.
     others = [
@@ -55,10 +57,9 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def require_same_inputs(folder: Path, inputs: Mapping[str, Any]) -> None:
     """A folder made from something else is refused, the difference named; only the given parts are compared."""
-    path = folder / PROVENANCE
-    if not path.exists():
+    made_from = _made_from(folder)
+    if made_from is None:
         return
-    made_from = read_object(path)
     mine, theirs = flat(json.loads(json.dumps(inputs))), flat({k: v for k, v in made_from.items() if k in inputs})
     for key in sorted(mine.keys() | theirs.keys()):
         if mine.get(key) != theirs.get(key):
@@ -68,12 +69,38 @@ def require_same_inputs(folder: Path, inputs: Mapping[str, Any]) -> None:
             )
 
 
+def note_inputs(folder: Path, inputs: Mapping[str, Any]) -> None:
+    """What require_same_inputs compares from now on."""
+    for name in (PROVENANCE, COPY):
+        write_sealed(folder / name, inputs)
+
+
+def _made_from(folder: Path) -> dict[str, Any] | None:
+    fault = None
+    for path in (folder / PROVENANCE, folder / COPY):
+        try:
+            if path.exists():
+                return read_sealed(path)
+        except ValueError as error:
+            warnings.warn(f"{error}", stacklevel=3)
+            fault = path
+    if fault is not None:
+        raise ValueError(f"[convert] {fault} is damaged: what the run was made from is not known any more")
+    return None
+
+
 def kept(path: Path, compute: Callable[[], dict[str, Any]], names: Collection[str] = ()) -> dict[str, Any]:
-    """The JSON result at path, computed at first need; it must hold at least `names`."""
-    if not path.exists():
+    """The JSON result at path, computed at first need and where it is damaged; it must hold at least `names`."""
+    result = None
+    if path.exists():
+        try:
+            result = read_sealed(path)
+        except ValueError as error:
+            warnings.warn(f"{error}; it is made again", stacklevel=2)
+    if result is None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, json.dumps(compute(), indent=1))
-    result = read_object(path)
+        write_sealed(path, compute())
+        result = read_sealed(path)
     if not result.keys() >= set(names):
         raise ValueError(f"[convert] {path} is not a result of this version; remove it to compute it again")
     return result

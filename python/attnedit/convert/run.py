@@ -11,7 +11,6 @@ run/  provenance.json recipe.yaml   corpus and teacher hashes, the resolved reci
       report.json report.md plots
 """
 
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,13 +22,14 @@ import yaml
 
 import attnedit
 from attnedit import distill, runtime
-from attnedit.checkpoint import Checkpoint, atomic_write, read_object
+from attnedit.checkpoint import Checkpoint, atomic_write, compare_sums, read_sealed, write_sealed
 from attnedit.compute import compute
-from attnedit.convert.corpus import Corpus, find_texts, open_corpus
-from attnedit.convert.folder import PROVENANCE, TOKENS, kept, owned, require_ours, require_same_inputs
+from attnedit.convert.corpus import FILES, Corpus, open_corpus
+from attnedit.convert.folder import TOKENS, kept, note_inputs, owned, require_ours, require_same_inputs
 from attnedit.convert.plan import in_bytes, plan
 from attnedit.convert.progress import Progress
 from attnedit.convert.recipe import Recipe
+from attnedit.convert.texts import find_texts
 from attnedit.data import Tokenizer, require_rows
 from attnedit.distill.budget import steps_for
 from attnedit.edit import edit, layer_path, student_of
@@ -63,7 +63,7 @@ def convert(recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
     run = Path(recipe.run)
     require_ours(run)
     require_same_inputs(run, {"version": attnedit.__version__, "recipe": recipe.decisive()})
-    tokenizer, texts = Tokenizer(recipe.teacher), find_texts(recipe)
+    tokenizer, texts = Tokenizer(recipe.teacher), find_texts(recipe, run / TOKENS / FILES)
     inputs = {
         "version": attnedit.__version__,
         "recipe": recipe.decisive(),
@@ -72,9 +72,10 @@ def convert(recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
         "corpus": texts.fingerprint,
     }
     require_same_inputs(run, inputs)
-    if all((run / name).exists() for name in ("student/config.json", "report.json", "report.md")):
+    report = _finished(run, progress)
+    if report is not None:
         progress.say(f"{run} is finished; nothing was computed again")
-        return dict(json.loads((run / "report.json").read_text()))
+        return report
     teacher = load(recipe.teacher)
     progress.say(f"{recipe.teacher}: {teacher!r}")
     vocabulary = teacher.config.vocab_size
@@ -85,10 +86,23 @@ def convert(recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
         if corpus.warning is not None:
             progress.warn(corpus.warning)
         require_same_inputs(run, inputs)
-        atomic_write(run / PROVENANCE, json.dumps(inputs, indent=1))
+        note_inputs(run, inputs)
         atomic_write(run / "recipe.yaml", yaml.safe_dump(recipe.resolved(), sort_keys=False))
         with _told(progress):
             return _steps(recipe, teacher, corpus, progress)
+
+
+def _finished(run: Path, progress: Progress) -> dict[str, Any] | None:
+    """The report of a run that has all its results. Raises ValueError where the student is not what was written."""
+    with _told(progress):
+        compare_sums(run / "student")
+    if not all((run / name).exists() for name in ("student/config.json", "report.json", "report.md")):
+        return None
+    try:
+        return read_sealed(run / "report.json")
+    except ValueError as error:
+        progress.warn(f"{error}; it is made again")
+        return None
 
 
 def _steps(recipe: Recipe, teacher: Decoder, corpus: Corpus, progress: Progress) -> dict[str, Any]:
@@ -153,7 +167,7 @@ def _edited(recipe: Recipe, teacher: Decoder, corpus: Corpus, progress: Progress
     if not _is_edited(folder, teacher):
         progress.say(f"editing {teacher.config.num_hidden_layers} layers")
         student = edit(teacher, recipe.target, corpus.train, recipe.seed, _made(folder))
-        atomic_write(folder / "config.json", json.dumps(own_format.raw_config(student.config), indent=1))
+        write_sealed(folder / "config.json", own_format.raw_config(student.config))
     # Read back even when just made, so that a continued run starts from the very same arrays.
     student = student_of(teacher, _config_in(folder))
     for layer in edited_layers(student.config, teacher.config):
@@ -162,7 +176,7 @@ def _edited(recipe: Recipe, teacher: Decoder, corpus: Corpus, progress: Progress
 
 
 def _config_in(folder: Path) -> DecoderConfig:
-    return own_format.decoder_config(read_object(folder / "config.json"))
+    return own_format.decoder_config(read_sealed(folder / "config.json"))
 
 
 def _is_edited(folder: Path, teacher: Decoder) -> bool:

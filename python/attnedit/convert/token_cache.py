@@ -5,7 +5,6 @@ whole or not there, and one that was damaged is made again. The folder's name sa
 none is ever taken for another text's.
 """
 
-import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from attnedit.checkpoint import atomic_write, read_arrays, read_object, write_arrays
+from attnedit.checkpoint import read_arrays, read_sealed, write_arrays, write_sealed
 from attnedit.data import Part, Shard, Tokenizer, joined
 from attnedit.tensor import Array
 
@@ -56,12 +55,11 @@ class TokenCache:
         path = self._folder / f"{number:05d}.safetensors"
         kept = self._read_shard(path)
         if kept is None:
-            complete = self._folder / COMPLETE
-            if complete.exists() and read_object(complete).get("shards") == number:
+            if self._count() == number:
                 return None
             arrays = self._make()
             if arrays is None:
-                atomic_write(complete, json.dumps({"shards": number}))
+                write_sealed(self._folder / COMPLETE, {"shards": number})
                 return None
             write_arrays(path, arrays)
             kept = read_arrays(path)
@@ -70,6 +68,15 @@ class TokenCache:
         part, document, trained = map(int, kept["next"])
         self._at = part, document, trained
         return Shard(kept["tokens"], kept["begins"])
+
+    def _count(self) -> int | None:
+        """How many shards there are, once that is known."""
+        complete = self._folder / COMPLETE
+        try:
+            return int(read_sealed(complete)["shards"]) if complete.exists() else None
+        except ValueError as error:
+            warnings.warn(f"{error}; it is made again", stacklevel=2)
+            return None
 
     def _read_shard(self, path: Path) -> Mapping[str, Array] | None:
         """What lies there, if it is what was written."""

@@ -14,6 +14,7 @@ from attnedit.data.chat_template import ChatTemplate, read_messages
 from attnedit.data.documents import Part, Source, digest, is_heldout, no_text, parts, read_documents, split_heldout
 from attnedit.data.files import fingerprint
 from attnedit.data.rows import Rows, heldout_rows, joined, pack, shuffled
+from attnedit.data.sample import beginning, size_of
 from attnedit.data.stream import Shard, StreamedRows
 from attnedit.data.tokenizer import Tokenizer
 
@@ -28,6 +29,7 @@ __all__ = [
     "Tokenizer",
     "TrainingRows",
     "available",
+    "beginning",
     "digest",
     "draw",
     "fingerprint",
@@ -42,6 +44,7 @@ __all__ = [
     "require_rows",
     "row_length",
     "shuffled",
+    "size_of",
     "split_heldout",
     "starts_of",
     "tokens_of",

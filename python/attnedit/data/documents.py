@@ -49,13 +49,12 @@ class Part:
     def documents(self) -> Iterator[str]:
         """White space around a document goes, and so do empty documents; one of more than 4 Mi characters is several,
         cut behind a line's end. Raises ValueError for what is no text."""
+        return cleaned(self.texts())
+
+    def texts(self) -> Iterator[str]:
+        """What the file has as its documents: a row or a line each, or what lies between separators."""
         kind = format_of(self.path)
-        read = {"parquet": self._rows, "jsonl": self._json_lines, "text": self._plain}[kind]
-        for text in read():
-            for piece in _pieces(text):
-                document = piece.strip()
-                if document:
-                    yield document
+        return {"parquet": self._rows, "jsonl": self._json_lines, "text": self._plain}[kind]()
 
     def _plain(self) -> Iterator[str]:
         with opened(self.path) as file:
@@ -106,7 +105,7 @@ class Part:
     def _rows(self) -> Iterator[str]:
         import pyarrow
 
-        file = _parquet(self.path, self.field)
+        file = open_parquet(self.path, self.field)
         groups = list(range(self.begin, self.end))
         batches = file.iter_batches(batch_size=256, row_groups=groups, columns=[self.field], use_threads=False)
         while True:
@@ -117,7 +116,15 @@ class Part:
                 raise _no_parquet(self.path, error) from None
             if batch is None:
                 return
-            yield from (text for text in texts if text is not None)
+            yield from (text or "" for text in texts)
+
+
+def cleaned(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        for piece in _pieces(text):
+            document = piece.strip()
+            if document:
+                yield document
 
 
 def _lines_before(file: IO[bytes], at: int) -> Iterator[bytes]:
@@ -139,7 +146,7 @@ def _json(line: bytes) -> Any:
         raise ValueError("must be a JSON object, got one too deep to read") from None
 
 
-def _parquet(path: Path, field: str) -> Any:
+def open_parquet(path: Path, field: str) -> Any:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -200,7 +207,7 @@ def parts(source: Source, root: Path) -> list[Part]:
     for path in dict.fromkeys(chain.from_iterable(matching_files(pattern, root) for pattern in source.files)):
         size, step = path.stat().st_size, PART_BYTES
         if format_of(path) == "parquet":
-            size, step = _parquet(path, source.field).num_row_groups, 1
+            size, step = open_parquet(path, source.field).num_row_groups, 1
         elif is_compressed(path):
             step = size
         elif format_of(path) == "text" and source.separator is None:

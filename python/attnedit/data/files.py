@@ -65,16 +65,19 @@ def fingerprint(paths: Sequence[Path]) -> str:
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
     """The bytes behind a file's compression, if it has one. Raises ValueError where that is broken."""
+    if is_compressed(path):
+        with path.open("rb") as file, decompressed(path, file) as stream:
+            yield io.BufferedReader(stream, CHUNK_BYTES)
+    else:
+        with path.open("rb", CHUNK_BYTES) as plain:
+            yield plain
+
+
+@contextmanager
+def decompressed(path: Path, file: IO[bytes]) -> Iterator[Any]:
+    """What is behind the compression of path, open as file, which is read little further than is asked for."""
     try:
-        if path.suffix.lower() == ".gz":
-            with gzip.open(path) as gz:
-                yield io.BufferedReader(gz, CHUNK_BYTES)
-        elif path.suffix.lower() == ".zst":
-            with path.open("rb") as file, _zstd(path, file) as stream:
-                yield io.BufferedReader(stream, CHUNK_BYTES)
-        else:
-            with path.open("rb", CHUNK_BYTES) as plain:
-                yield plain
+        yield gzip.GzipFile(fileobj=file) if path.suffix.lower() == ".gz" else _zstd(path, file)
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise ValueError(f"[data] {path} must be a whole gzip file: {error}") from None
 

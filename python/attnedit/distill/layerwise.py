@@ -6,7 +6,6 @@ One layer is in memory at a time: the teacher's weights pass by, its hidden stat
 exchange nothing, so any subset in any order gives the same result.
 """
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ import numpy as np
 from attnedit import ops, runtime
 from attnedit.activations import StateDtype, States
 from attnedit.autograd import no_grad, total
-from attnedit.checkpoint import atomic_write, give_back, read_object, write_arrays
+from attnedit.checkpoint import give_back, read_sealed, write_arrays, write_sealed
 from attnedit.data import Batches, TrainingRows, draw, row_length, starts_of, tokens_of
 from attnedit.distill.budget import (
     Auto,
@@ -118,7 +117,7 @@ def _finished(student: Decoder, layer: int, folder: Path | None) -> LayerResult 
     """The result of a layer that an earlier call has finished, its attention put into the student."""
     if folder is None or not ((folder / RESULT).exists() and (folder / ATTENTION).exists()):
         return None
-    result = read_object(folder / RESULT)
+    result = read_sealed(folder / RESULT)
     if result.keys() != {field.name for field in fields(LayerResult)}:
         raise ValueError(f"[layerwise] {folder / RESULT} is not a result of this version; remove {folder}")
     map_parameters(student.layers[layer].self_attn, folder / ATTENTION)
@@ -184,7 +183,7 @@ def _train_layer(
     result = LayerResult(layer, initial, nmse(block, states), rate, steps, plan.rows, kept)
     if folder is not None:
         write_arrays(folder / ATTENTION, {path: parameter.numpy() for path, parameter in attention.named_parameters()})
-        atomic_write(folder / RESULT, json.dumps(asdict(result)))
+        write_sealed(folder / RESULT, asdict(result))
         map_parameters(attention, folder / ATTENTION)
         Saved(folder).path.unlink(missing_ok=True)
     return result

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from attnedit.autograd import backward
-from attnedit.checkpoint import atomic_write, read_arrays, write_arrays
+from attnedit.checkpoint import atomic_write, read_arrays, read_lines, write_arrays
 from attnedit.distill.optimizer import Optimizer
 from attnedit.distill.schedule import Schedule
 from attnedit.runtime import Event
@@ -75,15 +75,9 @@ class Metrics:
         """Drops the lines of `name` from `step` on, and whatever a kill left half written."""
         if self.path is None or not self.path.exists():
             return
-        kept = []
-        for line in self.path.read_text().splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if row["name"] != name or row["step"] <= step:
-                kept.append(line + "\n")
-        atomic_write(self.path, "".join(kept))
+        rows = [row for row in read_lines(self.path) if isinstance(row.get("step"), int)]
+        kept = [row for row in rows if row.get("name") != name or row["step"] <= step]
+        atomic_write(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def write(self, row: dict[str, Any]) -> None:
         if self.path is not None:

@@ -177,7 +177,7 @@ def probe_kl(student: Decoder, teacher: Decoder, tokens: TrainingRows) -> float:
     batches = [np.ascontiguousarray(row[None]) for row in rows]
     begins = None if starts is None else [row[None] for row in starts]
     with no_grad():
-        for part in grouped(batches, (student, teacher)):
+        for part in grouped([batch.size for batch in batches], (student, teacher)):
             taken = None if begins is None else begins[part]
             for ours, theirs in zip(*forward((student, teacher), batches[part], starts=taken), strict=True):
                 weights = full((ours.size // ours.shape[-1],), 1 / rows.size)

@@ -69,20 +69,26 @@ class Comparison:
         return notebook.table(title, rows, ("", "teacher", "student")) + notebook.picture(figure, "losses by position")
 
 
-def batches(rows: list[Array]) -> Iterator[tuple[Array, Array]]:
-    """Neighbouring rows padded with 0 to one length: (tokens [B, T], labels [B, T] with -1 where nothing follows)."""
+def batches(rows: list[Array]) -> Iterator[tuple[slice, int]]:
+    """Which neighbouring rows are padded to one length, and how many tokens they are then."""
     i = 0
     while i < len(rows):
         longest, j = 0, i
         while j < len(rows) and max(longest, len(rows[j])) * (j + 1 - i) <= max(BATCH_TOKENS, len(rows[i])):
             longest, j = max(longest, len(rows[j])), j + 1
-        tokens = np.zeros((j - i, longest), np.int32)
-        labels = np.full((j - i, longest), -1, np.int32)
-        for b, row in enumerate(rows[i:j]):
-            tokens[b, : len(row)] = row
-            labels[b, : len(row) - 1] = row[1:]
-        yield tokens, labels
+        yield slice(i, j), longest * (j - i)
         i = j
+
+
+def padded(rows: list[Array]) -> tuple[Array, Array]:
+    """Rows padded with 0 to one length: (tokens [B, T], labels [B, T] with -1 where nothing follows)."""
+    longest = max(map(len, rows))
+    tokens = np.zeros((len(rows), longest), np.int32)
+    labels = np.full((len(rows), longest), -1, np.int32)
+    for b, row in enumerate(rows):
+        tokens[b, : len(row)] = row
+        labels[b, : len(row) - 1] = row[1:]
+    return tokens, labels
 
 
 def evaluate(student: Decoder, teacher: Decoder, heldout: list[Array]) -> Comparison:
@@ -100,11 +106,12 @@ def evaluate(student: Decoder, teacher: Decoder, heldout: list[Array]) -> Compar
     sums = np.zeros((5, longest))  # by position: count, teacher nll, student nll, kl, agreement
     seconds = [0.0, 0.0]  # teacher, student
     models = (teacher, student)
-    pairs = list(batches(rows))
-    seen = sum(tokens.size for tokens, _ in pairs)
-    for part in grouped([tokens for tokens, _ in pairs], models):
-        hidden = forward(models, [tokens for tokens, _ in pairs[part]], seconds)
-        for theirs, ours, (_, labels) in zip(*hidden, pairs[part], strict=True):
+    spans, sizes = zip(*batches(rows), strict=True)
+    seen = sum(sizes)
+    for part in grouped(sizes, models):
+        pairs = [padded(rows[span]) for span in spans[part]]
+        hidden = forward(models, [tokens for tokens, _ in pairs], seconds)
+        for theirs, ours, (_, labels) in zip(*hidden, pairs, strict=True):
             for total, value in zip(sums, _measured(models, theirs, ours, labels, seconds), strict=True):
                 by_position = np.where(labels >= 0, value.reshape(labels.shape), 0).sum(0, dtype=np.float64)
                 total[: min(longest, len(by_position))] += by_position[:longest]

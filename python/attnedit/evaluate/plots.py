@@ -1,11 +1,12 @@
 """What is easier seen than read: losses by position, the layers, the training curves."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from attnedit.checkpoint import read_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +57,9 @@ def by_position(losses: "Axes", distance: "Axes", curves: Mapping[str, Any]) -> 
 
 def _smooth(path: Path, key: str) -> tuple[list[int], Any]:
     """Steps and the running mean of a loss over about a fiftieth of the run."""
-    rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    rows = [row for row in read_lines(path) if isinstance(row.get("step"), int) and isinstance(row.get(key), float)]
+    if not rows:
+        return [], []
     values = np.array([row[key] for row in rows])
     width = max(1, len(values) // 50)
     return [row["step"] for row in rows][width - 1 :], np.convolve(values, np.ones(width) / width, "valid")

@@ -1,13 +1,12 @@
 """The report of a run: report.json for programs, report.md and plots for people."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from attnedit.checkpoint import atomic_write
+from attnedit.checkpoint import atomic_write, write_sealed
 from attnedit.evaluate.cache import cache_size
 from attnedit.evaluate.plots import write_plots
 from attnedit.models import Decoder
@@ -67,7 +66,7 @@ def write_report(
         "curves": {key: last[key] for key in last if key.endswith("_by_position") or key == "positions"},
     }
     plots = write_plots(run, report)
-    atomic_write(run / "report.json", json.dumps(report, indent=1))
+    write_sealed(run / "report.json", report)
     atomic_write(run / "report.md", markdown(run.name, report, plots))
     return report
 

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 import attnedit
-from attnedit.checkpoint import read_object
+from attnedit.checkpoint import read_object, read_sealed
 from attnedit.checkpoint.folder import LICENCES
 from attnedit.export.parity import Parity
 from attnedit.models import DecoderConfig
@@ -163,7 +163,7 @@ def _named(value: Any) -> Any:
 
 
 def _measured(run: Path, config: DecoderConfig) -> list[str]:
-    report = read_object(run / "report.json")
+    report = read_sealed(run / "report.json")
     try:
         return [_quality(report), f"{_cache(config)}\n\n{_cache_before(report)}"]
     except KeyError as error:
@@ -224,7 +224,7 @@ def _checks(figures: Sequence[Parity]) -> str:
 def _provenance(run: str | Path | None) -> str | None:
     if run is None or not (Path(run) / "provenance.json").is_file():
         return None
-    made = read_object(Path(run) / "provenance.json")
+    made = read_sealed(Path(run) / "provenance.json")
     rows = [f"- {what} (SHA-256): `{made[what]}`" for what in ("teacher", "tokenizer", "corpus") if what in made]
     return "## Provenance\n\n" + "\n".join([f"- attnedit {made.get('version')}", *rows])
 

@@ -11,7 +11,7 @@ from typing import Literal
 import ml_dtypes
 import numpy as np
 
-from attnedit.checkpoint import require_inside, save_checkpoint
+from attnedit.checkpoint import require_inside, save_checkpoint, write_sums
 from attnedit.export.card import licence_files, model_card
 from attnedit.export.keys import Tensors
 from attnedit.export.parity import (
@@ -96,6 +96,7 @@ def export(
         loader = getattr(writer, "LOADER", "AutoModelForCausalLM")
         card = model_card(model.config, Path(folder).name, format, raw, loader, dtype, figures, source, run)
         (written / "README.md").write_text(card, "utf-8")
+        write_sums(written)
 
     save_checkpoint(
         folder, raw, _Rounded(writer.tensors(model), DTYPES[dtype]), files, overwrite=overwrite, check=finish

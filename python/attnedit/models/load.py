@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from attnedit.checked import shown
-from attnedit.checkpoint import Checkpoint, give_back, read_arrays, read_object, require_inside
+from attnedit.checkpoint import Checkpoint, compare_sums, give_back, read_arrays, read_object, require_inside
 from attnedit.models.decoder import Decoder, DecoderConfig
 from attnedit.models.fused_experts import split_experts
 from attnedit.nn import Module
@@ -61,8 +61,10 @@ def read_config(checkpoint: Checkpoint) -> DecoderConfig:
 def load(folder: str | Path) -> Decoder:
     """Reads a folder of any known model_type. Matrices stay in their storage type, mapped from the file.
 
-    Raises OSError for files that cannot be read and ValueError for contents that do not fit, one line each.
+    Raises OSError for files that cannot be read and ValueError for contents that do not fit, or that are not what the
+    folder's SHA256SUMS says, one line each.
     """
+    compare_sums(Path(folder))
     checkpoint = Checkpoint.open(Path(folder))
     family = family_of(checkpoint.config)
     decoder = Decoder(read_config(checkpoint))

@@ -1,6 +1,9 @@
 """The recipe's text -> rows: the same however the tokens were made, and none that is held out."""
 
 import json
+import os
+import time
+import tracemalloc
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +15,11 @@ import yaml
 from tiny import words, write_teacher
 
 from attnedit.convert import read_recipe, token_cache
-from attnedit.convert.corpus import Corpus, find_texts, open_corpus
+from attnedit.convert.corpus import FILES, Corpus, open_corpus
+from attnedit.convert.heldout import Spilled, look
 from attnedit.convert.recipe import Recipe
-from attnedit.data import Source, Tokenizer
+from attnedit.convert.texts import find_texts
+from attnedit.data import Source, Tokenizer, fingerprint
 
 LENGTH = 32
 
@@ -67,7 +72,7 @@ def test_rows_hold_the_training_documents_and_no_others(tmp_path: Path, tokenize
         assert set(seen) <= {text.strip() for text in texts}
     with opened(replace(made, seed=1), tokenizer, tmp_path / "tokens") as other:
         assert {tokenizer.decode(row).strip() for row in other.heldout} != heldout
-    assert len(list((tmp_path / "tokens").iterdir())) == 1  # another text's tokens go
+    assert len(list((tmp_path / "tokens").glob("*/heldout.safetensors"))) == 1  # another text's tokens go
 
 
 def test_a_continued_run_reads_the_same_rows_from_the_disk(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -142,6 +147,67 @@ def test_the_fingerprint_knows_the_text_and_how_it_is_read(tmp_path: Path) -> No
     assert find_texts(recipe(tmp_path, train=["moved.txt"])).fingerprint == made[0]
     (tmp_path / "corpus.txt").write_text(words(9, 1).replace("river", "River", 1))
     assert find_texts(recipe(tmp_path)).fingerprint != made[0]
+
+
+def test_a_file_is_hashed_again_only_where_it_was_touched(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+
+    def counted(paths: list[Path]) -> str:
+        hashed.append(paths[0].name)
+        return fingerprint(paths)
+
+    def found(wait: int) -> tuple[str, list[str]]:
+        """The text's fingerprint as a start so many seconds later finds it, and what it read."""
+        hashed.clear()
+        now = time.time_ns() + wait * 10**9
+        monkeypatch.setattr("attnedit.convert.texts.time.time_ns", lambda: now)
+        texts = find_texts(made, tmp_path / "tokens" / FILES)
+        monkeypatch.undo()
+        monkeypatch.setattr("attnedit.convert.texts.fingerprint", counted)
+        with open_corpus(made, texts, tokenizer, 300, tmp_path / "tokens"):
+            return texts.fingerprint, hashed.copy()
+
+    monkeypatch.setattr("attnedit.convert.texts.fingerprint", counted)
+    (tmp_path / "a.txt").write_text(words(9, 1))
+    (tmp_path / "b.txt").write_text(words(9, 2))
+    made = recipe(tmp_path, train=["a.txt", "b.txt"], heldout_share=0.3)
+    first, read = found(0)
+    assert read == ["a.txt", "b.txt"]
+    assert found(0)[1] == ["a.txt", "b.txt"]  # just written: somebody may still write within the same tick
+    assert found(60) == (first, ["a.txt", "b.txt"]) and found(60) == (first, [])
+    times = (tmp_path / "b.txt").stat()
+    os.utime(tmp_path / "b.txt")
+    assert found(60) == (first, ["b.txt"]) and found(60) == (first, [])
+    changed = words(9, 2).replace("river", "rover", 1)
+    (tmp_path / "b.txt").write_text(changed)  # as long, and as old as before
+    os.utime(tmp_path / "b.txt", ns=(times.st_atime_ns, times.st_mtime_ns))
+    other, read = found(60)
+    assert other != first and read == ["b.txt"]
+    kept = tmp_path / "tokens" / FILES
+    kept.write_bytes(kept.read_bytes().replace(b"a", b"b", 1))
+    assert found(60) == (other, ["a.txt", "b.txt"])  # damaged, it is of no use
+
+
+def test_held_out_documents_are_never_all_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    with (tmp_path / "held.txt").open("wb") as file:  # 30 MiB
+        for _ in range(60):
+            file.write(rng.integers(97, 123, 1 << 19).astype(np.uint8).tobytes() + b"\n\n")
+    monkeypatch.setattr("attnedit.data.documents.PART_BYTES", 1 << 20)
+    (tmp_path / "corpus.txt").write_text("one\n\ntwo\n\none")
+    made = recipe(tmp_path, heldout=["held.txt", "corpus.txt"])
+    texts = find_texts(made)
+    with Spilled(tmp_path / "x") as held:
+        tracemalloc.start()
+        both, limits = look(made, texts, held)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert (len(held), both, limits) == (63, 2, [3])
+        last = list(held.texts(59))
+    assert peak < 10 << 20  # a chunk and the pieces it is cut into
+    assert [len(text) for text in last] == [1 << 19, 3, 3, 3] and last[1:] == ["one", "two", "one"]
 
 
 @pytest.mark.parametrize(
