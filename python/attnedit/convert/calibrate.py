@@ -56,15 +56,19 @@ def calibrate(
 
 
 def _timed(phase: Callable[[int, Spans], None], longest: int, seconds: float) -> Rates:
-    begun, tokens = time.monotonic(), min(FIRST_TOKENS, longest)
+    """Of the longest row that there is time for; of its second time, if there is time: untouched memory is slow."""
+    begun, tokens, again = time.monotonic(), min(FIRST_TOKENS, longest), False
     while True:
-        found, before = Spans(), time.monotonic()
+        found, started = Spans(), time.monotonic()
         phase(tokens, found)
-        took, left = time.monotonic() - before, seconds - (time.monotonic() - begun)
-        grown = min(longest, int(tokens * left / took) // 64 * 64)
-        if grown < 1.5 * tokens:
+        took, left = time.monotonic() - started, seconds - (time.monotonic() - begun)
+        larger = min(longest, int(tokens * left / took) // 64 * 64)
+        if larger >= 1.5 * tokens:
+            tokens, again = larger, False
+        elif again or left < took:
             return _rates(found)
-        tokens = grown
+        else:
+            again = True
 
 
 def _rates(found: Spans) -> Rates:
