@@ -78,7 +78,14 @@ def _rates(found: Spans) -> Rates:
         seconds[key] += span["end"] - span["begin"]
         flops[key] += span["flops"]
         sizes[key] += span["bytes"]
+    # Small kernels wait for Python to launch them.
+    elapsed = max(span["end"] for span in found) - min(span["begin"] for span in found)
+    slower = max(1.0, elapsed / sum(seconds.values()))
     return Rates(
-        {name: seconds[name, True] / flops[name, True] for name, has in seconds if has},
-        {name: seconds[name, False] / sizes[name, False] for name, has in seconds if not has and sizes[name, False]},
+        {name: slower * seconds[name, True] / flops[name, True] for name, has in seconds if has},
+        {
+            name: slower * seconds[name, False] / sizes[name, False]
+            for name, has in seconds
+            if not has and sizes[name, False]
+        },
     )
