@@ -35,8 +35,8 @@ def row(name: str, dtype: str) -> str:
         compute=dtype,  # type: ignore[arg-type]
     )
     planned = plan_for(recipe, source, 2)
-    rates = calibrate.calibrate(recipe, planned.source, planned.target, planned.edited_layers, planned.itemsize)
-    learning, teacher, second = map(rates.seconds, (planned.work.layers, planned.work.teacher, planned.work.modelwise))
+    first, second = calibrate.calibrate(recipe, planned.source, planned.target, planned.edited_layers, planned.itemsize)
+    learning, teacher = first.seconds(planned.work.layers), first.seconds(planned.work.teacher)
     layers = source.num_hidden_layers
     # A node that takes the last layers lets the teacher pass through all those before.
     shared = [teacher + learning * math.ceil(layers / nodes) / layers for nodes in NODES]
@@ -44,7 +44,7 @@ def row(name: str, dtype: str) -> str:
         f"| {name} | {dtype} | {in_bytes(planned.edit_memory)} | {in_bytes(planned.layerwise_memory)} "
         f"| {in_bytes(planned.modelwise_memory)} | {in_bytes(planned.disk.most)} "
         f"| {planned.work.layerwise_flops / 1e15:.3g} | {planned.work.modelwise_flops / 1e15:.3g} "
-        f"| {' / '.join(map(in_time, shared))} | {in_time(second)} |"
+        f"| {' / '.join(map(in_time, shared))} | {in_time(second.seconds(planned.work.modelwise))} |"
     )
 
 

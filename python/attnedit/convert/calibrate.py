@@ -1,20 +1,18 @@
-"""How fast this machine is at a recipe's kernels: the steps of both phases run for real, smaller, with no weights."""
+"""How fast this machine is at a recipe's kernels: the steps of both phases run for real, smaller, on drawn weights."""
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from attnedit import runtime
 from attnedit.convert.recipe import Recipe
-from attnedit.convert.rehearse import Kernels, rehearse_layerwise, rehearse_modelwise
+from attnedit.convert.rehearse import Kernels, Spans, rehearse_layerwise, rehearse_modelwise
 from attnedit.distill.budget import Steps
 from attnedit.models import DecoderConfig
-from attnedit.profile import spans
 
 SECONDS = 30.0  # about as long as the whole may take
-FIRST_TOKENS = 64
+PHASE_1 = 1 / 3  # of them; phase 2 has the vocabulary in it
+FIRST_TOKENS = 128
 
 
 @dataclass(frozen=True)
@@ -34,50 +32,60 @@ class Rates:
         return seconds
 
 
-def calibrate(recipe: Recipe, source: DecoderConfig, target: DecoderConfig, edited: list[int], itemsize: int) -> Rates:
-    """Runs a step of phase 1 and one of phase 2, of a model as deep as its layers are different, with one row that
-    grows while there is time. Weights are zeros, so that all tokens go to the same experts."""
+def calibrate(
+    recipe: Recipe, source: DecoderConfig, target: DecoderConfig, edited: list[int], itemsize: int
+) -> tuple[Rates, Rates]:
+    """Of phase 1 and phase 2: a step of each, of a model as deep as its layers are different, with one row that grows
+    while there is time, for a product of few rows is slower than one of many."""
     depth = 1 if source.moe is None else max(1, min(source.num_hidden_layers, source.moe.decoder_sparse_step))
     depth = max(depth, edited[0] + 1)
     small, changed = (replace(c, attention=c.attention[:depth]) for c in (source, target))
     layers = [i for i in edited if i < depth]
-    begun, tokens, found = time.monotonic(), min(FIRST_TOKENS, recipe.sequence_length), list[dict[str, object]]()
-    while True:
-        before = time.monotonic()
+
+    def first(tokens: int, timed: Spans) -> None:
+        options = replace(recipe.layerwise, tokens=tokens)
         steps = Steps(tokens, 1, 1, 1)
-        found = _spans(recipe, small, changed, layers, steps, itemsize)
-        took, left = time.monotonic() - before, SECONDS - (time.monotonic() - begun)
-        grown = min(recipe.sequence_length, int(tokens * left / (1.5 * took)) // 64 * 64)
-        if grown < 1.5 * tokens:
+        rehearse_layerwise(small, changed, layers[0], steps, options, recipe.compute, itemsize, timed)
+
+    def second(tokens: int, timed: Spans) -> None:
+        steps = Steps(tokens, 1, 1, 1)
+        rehearse_modelwise(small, changed, layers, steps, recipe.modelwise, recipe.compute, itemsize, timed)
+
+    length = recipe.sequence_length
+    return _timed(first, length, PHASE_1 * SECONDS), _timed(second, length, (1 - PHASE_1) * SECONDS)
+
+
+def _timed(phase: Callable[[int, Spans], None], longest: int, seconds: float) -> Rates:
+    """Of the longest row that there is time for; of its second time, if there is time: untouched memory is slow."""
+    begun, tokens, again = time.monotonic(), min(FIRST_TOKENS, longest), False
+    while True:
+        found, started = Spans(), time.monotonic()
+        phase(tokens, found)
+        took, left = time.monotonic() - started, seconds - (time.monotonic() - begun)
+        larger = min(longest, int(tokens * left / took) // 64 * 64)
+        if larger >= 1.5 * tokens:
+            tokens, again = larger, False
+        elif again or left < took:
             return _rates(found)
-        tokens = grown
+        else:
+            again = True
 
 
-def _spans(
-    recipe: Recipe, source: DecoderConfig, target: DecoderConfig, layers: list[int], steps: Steps, itemsize: int
-) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = []
-
-    @contextmanager
-    def really() -> Iterator[runtime.Rehearsal]:
-        with spans(found):
-            yield runtime.Rehearsal(tasks=[])
-
-    first = replace(recipe.layerwise, tokens=steps.sequence_length)
-    rehearse_layerwise(source, target, layers[0], steps, first, recipe.compute, itemsize, really)
-    rehearse_modelwise(source, target, layers, steps, recipe.modelwise, recipe.compute, itemsize, really)
-    return found
-
-
-def _rates(found: list[dict[str, object]]) -> Rates:
+def _rates(found: Spans) -> Rates:
     seconds, flops, sizes = (defaultdict[tuple[str, bool], float](float) for _ in range(3))
     for span in found:
-        name, work, size, begin, end = (span[key] for key in ("name", "flops", "bytes", "begin", "end"))
-        assert isinstance(name, str) and isinstance(work, float) and isinstance(size, float)
-        assert isinstance(begin, float) and isinstance(end, float)
-        key = (name, work > 0)
-        seconds[key], flops[key], sizes[key] = seconds[key] + end - begin, flops[key] + work, sizes[key] + size
+        key = (span["name"], span["flops"] > 0)
+        seconds[key] += span["end"] - span["begin"]
+        flops[key] += span["flops"]
+        sizes[key] += span["bytes"]
+    # Small kernels wait for Python to launch them.
+    elapsed = max(span["end"] for span in found) - min(span["begin"] for span in found)
+    slower = max(1.0, elapsed / sum(seconds.values()))
     return Rates(
-        {name: seconds[name, True] / flops[name, True] for name, has in seconds if has},
-        {name: seconds[name, False] / sizes[name, False] for name, has in seconds if not has and sizes[name, False]},
+        {name: slower * seconds[name, True] / flops[name, True] for name, has in seconds if has},
+        {
+            name: slower * seconds[name, False] / sizes[name, False]
+            for name, has in seconds
+            if not has and sizes[name, False]
+        },
     )

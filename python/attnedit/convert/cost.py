@@ -7,6 +7,7 @@ from attnedit.convert.recipe import Recipe
 from attnedit.convert.rehearse import Kernels, Rehearsed
 from attnedit.distill.budget import Steps
 from attnedit.distill.layerwise import PROBE_ROWS
+from attnedit.distill.modelwise import PROBE_ROWS as KL_ROWS
 from attnedit.models import Decoder, DecoderConfig
 from attnedit.nn import GateSWAConfig
 
@@ -74,17 +75,25 @@ class Work:
         return _flops(self.modelwise)
 
 
-def work(recipe: Recipe, alone: list[tuple[Rehearsed, int]], together: Rehearsed, first: Steps, second: Steps) -> Work:
-    """alone: every kind of edited layer, and how many there are of it."""
-    rows = recipe.layerwise.rows(recipe.sequence_length)
-    passes = rows / min(rows, pass_rows(recipe.sequence_length))
-    probes = 3 * min(PROBE_ROWS, rows) / rows
+def work(
+    recipe: Recipe, kinds: list[tuple[Rehearsed, list[int]]], edited: list[int], together: Rehearsed,
+    comparison: Kernels, first: Steps, second: Steps,
+) -> Work:  # fmt: skip
+    """kinds: every kind of layer, and which layers are of it; comparison: of teacher and student on one row."""
+    rows, later = recipe.layerwise.rows(recipe.sequence_length), second.steps * second.rows
+    per_pass = min(rows, pass_rows(recipe.sequence_length))
+    probes = 3 * min(PROBE_ROWS, rows) / per_pass  # before, behind, and what is kept
     learnt: list[tuple[Kernels, float]] = []
     turns: list[tuple[Kernels, float]] = []
-    for kind, layers in alone:
-        learnt += [(kind.step, layers * first.steps), (kind.probe, layers * passes * probes)]
-        turns.append((kind.teacher, layers * passes))
-    return Work(learnt, turns, [(together.step, second.steps)])
+    cached: list[tuple[Kernels, float]] = []
+    for kind, layers in kinds:
+        learning = len(set(layers) & set(edited))
+        learnt += [(kind.step, learning * first.steps), (kind.probe, learning * probes)]
+        passed = sum(layer <= max(edited, default=-1) for layer in layers)
+        turns.append((kind.teacher, passed * rows / per_pass))
+        cached.append((kind.teacher, len(layers) * later / per_pass))
+    steps = [(together.step, float(second.steps)), (comparison, 2.0 * min(KL_ROWS, later))]
+    return Work(learnt, turns, [*steps, *(cached if recipe.modelwise.teacher == "cached" else [])])
 
 
 def _flops(parts: list[tuple[Kernels, float]]) -> float:

@@ -8,7 +8,7 @@ from attnedit.checkpoint import Checkpoint
 from attnedit.convert.calibrate import calibrate
 from attnedit.convert.cost import Disk, Work, disk, work
 from attnedit.convert.recipe import Recipe
-from attnedit.convert.rehearse import rehearse_edit, rehearse_layerwise, rehearse_modelwise
+from attnedit.convert.rehearse import rehearse_comparison, rehearse_edit, rehearse_layerwise, rehearse_modelwise
 from attnedit.distill.budget import Steps, steps_for
 from attnedit.distill.modelwise import trained_paths
 from attnedit.edit import MLA, GateSWA
@@ -116,14 +116,15 @@ def plan_for(recipe: Recipe, source: DecoderConfig, itemsize: int) -> Plan:
     length = recipe.sequence_length
     first, second = (steps_for(o.tokens, length, o.batch_tokens) for o in (recipe.layerwise, recipe.modelwise))
 
-    kinds: dict[tuple[object, ...], list[int]] = {}
-    for i in edited:
-        kinds.setdefault((source.attention[i], target.attention[i], source.sparse(i)), []).append(i)
-    alone = [
-        (rehearse_layerwise(source, target, same[0], first, recipe.layerwise, recipe.compute, itemsize), len(same))
-        for same in kinds.values()
+    same: dict[tuple[object, ...], list[int]] = {}
+    for i in range(source.num_hidden_layers):
+        same.setdefault((source.attention[i], target.attention[i], source.sparse(i)), []).append(i)
+    kinds = [
+        (rehearse_layerwise(source, target, layers[0], first, recipe.layerwise, recipe.compute, itemsize), layers)
+        for layers in same.values()
     ]
     together = rehearse_modelwise(source, target, edited, second, recipe.modelwise, recipe.compute, itemsize)
+    comparison = rehearse_comparison(source, target, length, recipe.compute, itemsize)
     whole = Decoder(source)
 
     def mapped(module: Module) -> int:
@@ -146,13 +147,16 @@ def plan_for(recipe: Recipe, source: DecoderConfig, itemsize: int) -> Plan:
         attention_parameters=attention,
         layerwise_steps=first,
         modelwise_steps=second,
-        work=work(recipe, alone, together, first, second),
+        work=work(recipe, kinds, edited, together, comparison, first, second),
         edit_memory=now
         + rehearse_edit(source, target, looked_at, length, itemsize)
         + largest
         + regression_bytes(recipe.target, source, looked_at),
         # a layer of the teacher mapped, and rows on their way from the disk into the pool
-        layerwise_memory=now + max((kind.memory for kind, _ in alone), default=0) + largest + 2 * rows,
+        layerwise_memory=now
+        + max((kind.memory for kind, layers in kinds if layers[0] in edited), default=0)
+        + largest
+        + 2 * rows,
         modelwise_memory=now + together.memory + frozen + (2 * rows if recipe.modelwise.teacher == "cached" else 0),
         disk=disk(recipe, source, target, new, trained, itemsize),
     )
@@ -161,8 +165,8 @@ def plan_for(recipe: Recipe, source: DecoderConfig, itemsize: int) -> Plan:
 def times(recipe: Recipe, planned: Plan) -> tuple[float, float]:
     """Seconds that the phases will take here, evaluations not counted, by kernels that run for about 30 seconds."""
     recipe = recipe.fitted(planned.source.rope.max_position_embeddings)
-    rates = calibrate(recipe, planned.source, planned.target, planned.edited_layers, planned.itemsize)
-    return rates.seconds(planned.work.layers + planned.work.teacher), rates.seconds(planned.work.modelwise)
+    first, second = calibrate(recipe, planned.source, planned.target, planned.edited_layers, planned.itemsize)
+    return first.seconds(planned.work.layers + planned.work.teacher), second.seconds(planned.work.modelwise)
 
 
 def in_time(seconds: float) -> str:

@@ -1,11 +1,16 @@
-"""Both phases without weights and without arithmetic: their own code tells what memory and which kernels they need."""
+"""Both phases without weights: their own code tells what memory and which kernels they need, or how long these take.
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+timed: None, and kernels are switched off and two steps rehearsed; or a list, and one step is run for real, on drawn
+numbers, its kernels put there with the seconds that they took (profile.spans).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import ml_dtypes
 import numpy as np
 
 from attnedit import ops, runtime
@@ -21,9 +26,10 @@ from attnedit.distill.moments import LONGEST_SIDE, rotates
 from attnedit.distill.optimizer import Method, Optimizer
 from attnedit.models import Decoder, DecoderConfig
 from attnedit.nn import MLAConfig, Module
-from attnedit.tensor import Tensor, empty, full
+from attnedit.profile import spans
+from attnedit.tensor import Array, Tensor, empty, full
 
-Run: TypeAlias = Callable[[], AbstractContextManager[runtime.Rehearsal]]  # what the code inside is to do
+Spans: TypeAlias = list[dict[str, Any]]
 Kernels: TypeAlias = list[tuple[str, float, float]]  # name, floating-point operations, bytes moved
 
 
@@ -38,12 +44,17 @@ class Rehearsed:
 
 
 class Blank:
-    """Frozen weights: all are views of one block of memory that nobody touches."""
+    """Frozen weights: all are views of one block of memory, which nobody touches unless its numbers are drawn."""
 
-    def __init__(self, *models: Decoder, itemsize: int) -> None:
+    def __init__(self, *models: Decoder, itemsize: int, drawn: bool = False) -> None:
         most = max(parameter.size for model in models for parameter in model.parameters())
+        self._dtype = np.dtype(np.float32 if itemsize == 4 else ml_dtypes.bfloat16)
         self._block = np.zeros(most * 4, np.uint8)  # untouched pages take no memory
-        self._dtype = np.dtype(np.float32 if itemsize == 4 else np.float16)  # 16 bits are 16 bits here
+        if drawn:  # so that tokens go to different experts
+            numbers = self._block.view(self._dtype)[:most]
+            some = np.random.default_rng(0).normal(0, 0.02, min(most, 1_000_003)).astype(self._dtype)
+            for i in range(0, most, some.size):
+                numbers[i : i + some.size] = some[: most - i]
 
     def fill(self, module: Module) -> None:
         for path, parameter in list(module.named_parameters()):
@@ -51,13 +62,27 @@ class Blank:
             module.set_parameter(path, Tensor(np.ndarray(parameter.shape, dtype, self._block)))
 
 
+def _tokens(rows: int, time: int, config: DecoderConfig) -> Array:
+    return np.arange(rows * time, dtype=np.int32).reshape(rows, time) % config.vocab_size
+
+
+@contextmanager
+def _running(timed: Spans | None) -> Iterator[runtime.Rehearsal]:
+    if timed is None:
+        with runtime.rehearsal() as made:
+            yield made
+    else:
+        with spans(timed):
+            yield runtime.Rehearsal()
+
+
 def rehearse_layerwise(
     source: DecoderConfig, target: DecoderConfig, layer: int, steps: Steps, options: LayerwiseOptions, dtype: str,
-    itemsize: int, run: Run = runtime.rehearsal,
+    itemsize: int, timed: Spans | None = None,
 ) -> Rehearsed:  # fmt: skip
-    """A layer of phase 1: the teacher's turn for one pass of rows, then two steps."""
+    """A layer of phase 1: the teacher's turn for one pass of rows, then steps."""
     teacher, student = Decoder(source), Decoder(target)
-    blank = Blank(teacher, student, itemsize=itemsize)
+    blank = Blank(teacher, student, itemsize=itemsize, drawn=timed is not None)
     blank.fill(teacher)
     blank.fill(student)
     time, hidden = steps.sequence_length, source.hidden_size
@@ -67,20 +92,20 @@ def rehearse_layerwise(
 
     def teachers_turn() -> None:
         with no_grad():
-            h = empty(shape)
+            h = teacher.embed_tokens(_tokens(*shape[:2], source))
             block.after_attention(h, block.attention(h))
 
     def probe() -> None:
         with no_grad():
             attention_error(attention, block.input_layernorm(empty(shape)), empty(shape), None, 1.0)
 
-    with compute(dtype), run() as made:
+    with compute(dtype), _running(timed) as made:
         teachers_turn()
         marks.append(runtime.rehearsed())
         probe()
         marks.append(runtime.rehearsed())
         optimizer = _optimizer(attention, options.optimizer)
-        for _ in range(2):
+        for _ in range(2 if timed is None else 1):
             marks.append(runtime.rehearsed())
             for part in steps.passes:
                 part_shape = (part.stop - part.start, time, hidden)
@@ -95,7 +120,7 @@ def rehearse_layerwise(
     extra = _outside(dict(attention.named_parameters()), options.optimizer)
     return Rehearsed(
         made.reserved_peak + extra,
-        made.tasks[marks[3] : marks[4]],
+        made.tasks[marks[-2] : marks[-1]],
         made.tasks[: marks[0]],
         made.tasks[marks[0] : marks[1]],
     )
@@ -103,28 +128,41 @@ def rehearse_layerwise(
 
 def rehearse_modelwise(
     source: DecoderConfig, target: DecoderConfig, edited: list[int], steps: Steps, options: ModelwiseOptions,
-    dtype: str, itemsize: int, run: Run = runtime.rehearsal,
+    dtype: str, itemsize: int, timed: Spans | None = None,
 ) -> Rehearsed:  # fmt: skip
-    """Phase 2: one forward pass of the teacher, two steps of the student."""
+    """Phase 2: steps."""
     teacher, student = Decoder(source), Decoder(target)
-    blank = Blank(teacher, student, itemsize=itemsize)
+    blank = Blank(teacher, student, itemsize=itemsize, drawn=timed is not None)
     blank.fill(teacher)
     blank.fill(student)
     chosen = trained_paths(student, edited, options)
     time = steps.sequence_length
     marks: list[int] = []
-    with compute(dtype), run() as made:
+    with compute(dtype), _running(timed) as made:
         optimizer = _optimizer(student, options.optimizer, chosen, options.clip)
 
-        for _ in range(2):
+        for _ in range(2 if timed is None else 1):
             marks.append(runtime.rehearsed())
             for part in steps.passes:
-                tokens = np.zeros((part.stop - part.start, time), np.int32)
+                tokens = _tokens(part.stop - part.start, time, source)
                 known = partial(empty, (*tokens.shape, source.hidden_size)) if options.teacher == "cached" else None
                 descend(pass_losses(student, teacher, tokens, None, options, steps.rows * time, known))
             optimizer()
     extra = _outside({path: p for path, p in student.named_parameters() if path in chosen}, options.optimizer)
-    return Rehearsed(made.reserved_peak + extra, made.tasks[marks[1] :])
+    return Rehearsed(made.reserved_peak + extra, made.tasks[marks[-1] :])
+
+
+def rehearse_comparison(source: DecoderConfig, target: DecoderConfig, time: int, dtype: str, itemsize: int) -> Kernels:
+    """Teacher and student side by side on one row."""
+    models = Decoder(source), Decoder(target)
+    blank = Blank(*models, itemsize=itemsize)
+    for model in models:
+        blank.fill(model)
+    teacher, student = models
+    row = np.zeros((1, time), np.int32)
+    with compute(dtype), runtime.rehearsal() as made, no_grad():
+        ops.fused_kl(student(row), student.head, teacher(row), teacher.head, full((time,), 1.0))
+    return made.tasks
 
 
 def rehearse_edit(source: DecoderConfig, target: DecoderConfig, tokens: int, length: int, itemsize: int) -> int:
@@ -156,7 +194,7 @@ def _optimizer(
     """The module's (chosen) parameters as trainable ones, with all that AdamW keeps; what comes back takes a step."""
     for path, parameter in list(module.named_parameters()):
         if chosen is None or path in chosen:
-            module.set_parameter(path, empty(parameter.shape))
+            module.set_parameter(path, full(parameter.shape, 0))
     trained = {path: p for path, p in module.named_parameters() if chosen is None or path in chosen}
     for parameter in trained.values():
         parameter.requires_grad = True

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from tiny import EXPERTS, tiny_config, write_recipe
 import attnedit as ae
 from attnedit.checkpoint import save_checkpoint
 from attnedit.convert import read_recipe
+from attnedit.convert.calibrate import calibrate
 from attnedit.convert.plan import in_bytes, plan
 from attnedit.convert.rehearse import rehearse_modelwise
 from attnedit.distill import ModelwiseOptions
 from attnedit.distill.budget import steps_for
+from attnedit.distill.modelwise import PROBE_ROWS
 from attnedit.models import Decoder
 from attnedit.nn import GQAConfig, MoEConfig
 
@@ -98,11 +101,44 @@ def test_a_mixture_of_experts_costs_the_picked_experts_only(tmp_path: Path) -> N
     flops = []
     for i, moe in enumerate(sizes):
         flops.append(plan(read_recipe(write_recipe(tmp_path / str(i), moe))).work.modelwise_flops)
-    tokens, layers, hidden = 49_920, 2, 24
+    layers, hidden = 2, 24
     router, expert = 2 * 15 * hidden, 2 * 3 * hidden * EXPERTS.moe_intermediate_size
-    # Teacher and student there, and back to the student's activations.
-    assert flops[1] - flops[0] == tokens * 3 * layers * router
-    assert flops[2] - flops[0] == tokens * 3 * layers * 2 * expert
+    # Teacher and student there, and back to the student's activations; both there for the probes before and behind.
+    tokens = 49_920 * 3 + 2 * PROBE_ROWS * 32 * 2
+    assert flops[1] - flops[0] == tokens * layers * router
+    assert flops[2] - flops[0] == tokens * layers * 2 * expert
+
+
+def test_a_cached_teacher_computes_what_a_live_one_does(tmp_path: Path) -> None:
+    """Once, where its rows are trained on once."""
+    live, cached = (
+        plan(
+            read_recipe(
+                write_recipe(tmp_path / kind, modelwise={"tokens": 49_920, "feature_weight": 0, "teacher": kind})
+            )
+        )
+        for kind in ("live", "cached")
+    )
+    assert cached.work.modelwise_flops == pytest.approx(live.work.modelwise_flops)
+
+
+@pytest.mark.parametrize("moe", [None, EXPERTS])
+def test_every_kernel_of_a_plan_is_timed(
+    tmp_path: Path, moe: MoEConfig | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_module("attnedit.convert.calibrate"), "SECONDS", 0.0)
+    recipe = read_recipe(
+        write_recipe(tmp_path, moe, modelwise={"tokens": 640, "feature_weight": 0, "teacher": "cached"})
+    )
+    planned = plan(recipe)
+    recipe = recipe.fitted(planned.source.rope.max_position_embeddings)
+    rates = calibrate(recipe, planned.source, planned.target, planned.edited_layers, planned.itemsize)
+    for timed, parts in zip(rates, (planned.work.layers + planned.work.teacher, planned.work.modelwise), strict=True):
+        for kernels, _ in parts:
+            for name, flops, size in kernels:
+                if flops or size:
+                    assert (timed.per_flop if flops else timed.per_byte).get(name, 0) > 0, name
+        assert timed.seconds(parts) > 0
 
 
 def test_a_rehearsal_is_what_a_run_takes(teacher: Decoder, rows: np.ndarray, tmp_path: Path) -> None:
