@@ -135,9 +135,10 @@ bench: bench-tools
 bench-long: bench-tools
 	$(PY) benchmarks/run.py --long $(WANTED)
 
-# Pictures of benchmarks/results.csv: cost against length, window, vocabulary and threads.
+# benchmarks/results.csv as a table, and as pictures of cost against length, window, vocabulary and threads.
 bench-plots: install
 	$(PY) benchmarks/plots.py
+	$(PY) benchmarks/table.py
 
 # The program that measures the limits, and the peer. Without it ours runs alone.
 bench-tools: install peer

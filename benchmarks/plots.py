@@ -8,33 +8,18 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
 
 import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot, ticker
-from results import QUIET, RESULTS, Refused, read
-
-Line: TypeAlias = dict[str, str]
+from results import RESULTS, Line, Refused, newest
 
 
 def size(letter: str, name: str) -> int | None:
     """The number behind a letter of a case's name: T, W or V."""
     found = re.search(rf"\b{letter}(\d+)\b", name)
     return int(found[1]) if found else None
-
-
-def newest(path: Path) -> list[Line]:
-    """The last line of every case and peer, of the processor that was measured last; one during which others took
-    cores only where there is none without."""
-    lines = read(path)
-    # Earlier lines say less of a processor: only how the name that they have now begins.
-    last = lines[-1]["processor"]
-    here = [line for line in lines if line["processor"] == last or last.startswith(line["processor"] + " family ")]
-    keys = ("kernel", "case", "direction", "dtype", "threads", "peer", "allocator")
-    undisturbed = [line for line in here if float(line["cores_others_took"]) <= QUIET]
-    return list({tuple(line[k] for k in keys): line for line in (*here, *undisturbed)}.values())
 
 
 def draw(

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results.csv"
+Line = dict[str, str]  # as it is read again
 QUIET = 0.1  # cores that others may take before a line is distrusted
 
 
@@ -60,9 +61,12 @@ def append(rows: list[Row], path: Path) -> None:
     header = ",".join(f.name for f in fields(Row)) + "\n"
     try:
         if path.exists():
+            require_file(path)
             with path.open() as file:
-                if file.readline() != header:
+                if file.readline(2 * len(header)) != header:
                     raise Refused(f"[bench] {path} has other columns than this version writes; give another --results")
+            if not path.read_bytes().endswith(b"\n"):
+                raise Refused(f"[bench] {path} ends in half a line, which must go: a run was stopped while it wrote")
         with path.open("a", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             if file.tell() == 0:
@@ -72,8 +76,14 @@ def append(rows: list[Row], path: Path) -> None:
         raise Refused(f"[bench] --results {path}: {error.strerror}") from None
 
 
-def read(path: Path) -> list[dict[str, str]]:
+def require_file(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise Refused(f"[bench] --results {path} must be a file, got {'a folder' if path.is_dir() else 'a device'}")
+
+
+def read(path: Path) -> list[Line]:
     """The lines of a results file; what a later version added is empty in earlier ones. None is refused."""
+    require_file(path)
     try:
         with path.open(newline="") as file:
             lines = list(csv.DictReader(file, restval=""))
@@ -86,16 +96,29 @@ def read(path: Path) -> list[dict[str, str]]:
     return lines
 
 
+def newest(path: Path) -> list[Line]:
+    """The last line of every case and peer, of the processor and instruction set that were measured last; one during
+    which others took cores only where there is none without."""
+    lines = read(path)
+    # Earlier lines say less of a processor: only how the name that they have now begins.
+    last, isa = lines[-1]["processor"], lines[-1]["isa"]
+    same = [line for line in lines if line["processor"] == last or last.startswith(line["processor"] + " family ")]
+    here = [line for line in same if line["isa"] == isa]
+    keys = ("kernel", "case", "direction", "dtype", "threads", "peer", "allocator")
+    undisturbed = [line for line in here if float(line["cores_others_took"]) <= QUIET]
+    return list({tuple(line[k] for k in keys): line for line in (*here, *undisturbed)}.values())
+
+
 def show(kernel: str, rows: list[Row], console: Console) -> None:
     table = Table(title=kernel, title_justify="left")
-    for heading in ("case", "direction", "ours ms", "min-max", "of limit", "extra MiB", "peer", "allocator", "peer ms",
-                    "min-max", "extra MiB", "ratio"):  # fmt: skip
+    for heading in ("case", "direction", "threads", "ours ms", "min-max", "of limit", "extra MiB", "peer", "allocator",
+                    "peer ms", "min-max", "extra MiB", "ratio"):  # fmt: skip
         table.add_column(heading, justify="left" if heading in ("case", "direction", "peer", "allocator") else "right")
     before = None
     for r in rows:
         share = "" if r.share is None else f"{r.share:.0%} {r.limit}"
-        mine = (r.case, r.direction, number(r.ours_ms), f"{number(r.ours_min_ms)}-{number(r.ours_max_ms)}", share,
-                number(max(r.ours_extra_mib, r.ours_extra_rss_mib)))  # fmt: skip
+        mine = (r.case, r.direction, str(r.threads), number(r.ours_ms),
+                f"{number(r.ours_min_ms)}-{number(r.ours_max_ms)}", share, number(max(r.ours_extra_mib, r.ours_extra_rss_mib)))  # fmt: skip
         theirs: tuple[str, ...] = ("",) * 6
         if r.peer_ms is not None and r.peer_min_ms is not None and r.peer_max_ms is not None:
             theirs = (r.peer, r.allocator, number(r.peer_ms), f"{number(r.peer_min_ms)}-{number(r.peer_max_ms)}",

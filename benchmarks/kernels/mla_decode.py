@@ -39,12 +39,14 @@ def inputs(case: Case) -> dict[str, Array]:
     }
 
 
-def ours(case: Case, x: Mapping[str, Array]) -> Run:
+def ours(case: Case, x: dict[str, Array]) -> Run:
     import ml_dtypes
 
     from attnedit import _core
 
-    cache = x["cache"].astype(ml_dtypes.bfloat16) if case.shape["half"] else x["cache"]
+    if case.shape["half"]:  # in the place of the other, for it is an input
+        x["cache"] = x["cache"].astype(ml_dtypes.bfloat16, copy=False)
+    cache = x["cache"]
     lengths, o = np.full(case.shape["B"], case.shape["T"], np.int32), empty(*x["q_latent"].shape)
 
     def run() -> Mapping[str, Array]:

@@ -132,10 +132,10 @@ inline void check_gate(const char* op, View<const float, 4> gate, std::array<int
 
 inline void check_starts(const char* op, View<const int32_t, 2> starts, int64_t B, int64_t T) {
   if (!starts) return;
-  check_shape(op, "starts", starts, {B, T});
+  check_shape(op, "document_starts", starts, {B, T});
   for (int64_t n = 0; n < B * T; ++n) {
     const int64_t t = n % T, least = t > 0 ? starts.data[n - 1] : 0;
-    ATTNEDIT_CHECK(starts.data[n] >= least && starts.data[n] <= t, op, "starts must lie in [", least, ", ", t,
+    ATTNEDIT_CHECK(starts.data[n] >= least && starts.data[n] <= t, op, "document_starts must lie in [", least, ", ", t,
                    "] at position ", t, " of row ", n / T, ", got ", starts.data[n]);
   }
 }

@@ -332,8 +332,9 @@ Task fused_kl(View<const float, 2> student, WeightView<2> student_head, View<con
               View<float, 1> divergences, View<float, 2> dstudent, View<float, 2> dhead, View<float, 1> workspace) {
   constexpr const char* op = "fused_kl";
   const int64_t N = student.dim(0), D = student.dim(1), V = student_head.dim(0);
-  ATTNEDIT_CHECK(options.temperature > 0 && std::isfinite(options.temperature), op,
-                 "temperature must be positive and finite, got ", options.temperature);
+  // Divergences shrink with its square and are multiplied by it again: beyond this only their rounding would be left.
+  ATTNEDIT_CHECK(options.temperature > 0 && options.temperature <= 100, op,
+                 "temperature must be positive and at most 100, got ", options.temperature);
   ATTNEDIT_CHECK(V > 0 && student_head.dim(1) == D, op, "student_head must have shape (V, ", D, ") with V > 0, got ",
                  to_string(student_head.shape));
   ATTNEDIT_CHECK(teacher.shape == student.shape, op, "teacher must have shape ", to_string(student.shape), ", got ",

@@ -15,7 +15,7 @@ def compute(dtype: str) -> Iterator[None]:
 
     With bfloat16 both factors of a product are rounded to it (relative 2^-9); sums, softmax, norms, losses and every
     stored number stay float32. The way back of an op multiplies as its way there did. `show_config` tells whether the
-    processor has bfloat16 dot products; without them bfloat16 gives the same numbers slower than float32 would.
+    processor has bfloat16 dot products; without them bfloat16 is slower than float32 and as inexact.
 
     It holds for this thread, as torch's autocast does: a thread that is started inside begins with float32, and says
     `with compute(...)` itself. An asyncio task takes over what held where it was made.

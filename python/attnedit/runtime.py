@@ -1,5 +1,6 @@
 """The device: streams, events and memory, under the names that users of torch.npu and torch.cuda know."""
 
+import operator
 import os
 import re
 import warnings
@@ -280,8 +281,12 @@ def peak_resident_memory(reset: bool = False) -> int:
 
 def set_num_threads(threads: int) -> None:
     """The cores that a kernel may use, from 1 to 1,024. Results do not depend on it."""
+    try:
+        number = operator.index(threads)
+    except TypeError:
+        raise TypeError(f"[set_num_threads] threads must be a whole number, got {threads!r}") from None
     synchronize()  # what is queued has its scratch memory cut for the old number
-    _core.set_num_threads(threads)
+    _core.set_num_threads(number)
 
 
 def get_num_threads() -> int:

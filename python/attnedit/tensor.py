@@ -30,6 +30,8 @@ class Tensor:
     __slots__ = ("__weakref__", "array", "grad", "index", "lender", "node", "requires_grad")
 
     def __init__(self, array: Array, requires_grad: bool = False) -> None:
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"[Tensor] array must be a numpy array, got {type(array).__name__}; ae.tensor makes one")
         self.array = array
         self.requires_grad = requires_grad
         self.grad: Array | None = None

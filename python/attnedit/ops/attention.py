@@ -30,8 +30,9 @@ def attention(
     q [B, T, heads * K], k [B, T, kv_heads * K], v [B, T, kv_heads * Kv] -> [B, T, heads * Kv]. With window W > 0 a
     query sees W keys, its own included. gate [B, T, heads] or [B, T, heads * Kv] multiplies the output by sigmoid or
     softplus of itself (arXiv 2505.06708). document_starts int32 [B, T], where several documents share a row: for each
-    position the one at which its document begins; a query sees no key before it. Nothing of size T x T is held (arXiv
-    2205.14135).
+    position the one at which its document begins; a query sees no key before it. What a query does not see has weight
+    zero, which hides every number but NaN and infinities: in v those reach queries nearby too. Nothing of size T x T is
+    held (arXiv 2205.14135).
     """
     batch, time, _ = q.shape
     width = v.shape[2] // kv_heads

@@ -311,16 +311,16 @@ TEST(AttentionMessages, StartsThatFallOrLieAhead) {
   EXPECT_EQ(message([&] {
               call({0, 1, 0});
             }),
-            "[attention_forward] starts must lie in [1, 2] at position 2 of row 0, got 0");
+            "[attention_forward] document_starts must lie in [1, 2] at position 2 of row 0, got 0");
   EXPECT_EQ(message([&] {
               call({0, 2, 2});
             }),
-            "[attention_forward] starts must lie in [0, 1] at position 1 of row 0, got 2");
+            "[attention_forward] document_starts must lie in [0, 1] at position 1 of row 0, got 2");
   EXPECT_EQ(message([&] {
               call({-1, 1, 1});
             }),
-            "[attention_forward] starts must lie in [0, 0] at position 0 of row 0, got -1");
-  EXPECT_EQ(message([&] { call({0, 1}); }), "[attention_forward] starts must have shape (1, 3), got (1, 2)");
+            "[attention_forward] document_starts must lie in [0, 0] at position 0 of row 0, got -1");
+  EXPECT_EQ(message([&] { call({0, 1}); }), "[attention_forward] document_starts must have shape (1, 3), got (1, 2)");
 }
 
 TEST(AttentionMessages, NameWhatWasWanted) {

@@ -303,7 +303,7 @@ TEST(FusedKl, NamesWhatItWanted) {
       [&] {
         return call({3, 4}, {2, 4}, 0, enough);
       },
-      "[fused_kl] temperature must be positive and finite, got 0");
+      "[fused_kl] temperature must be positive and at most 100, got 0");
   expect_message(
       [&] {
         return call({3, 4}, {2, 4}, 1, 5);

@@ -146,7 +146,7 @@ def test_an_argument_is_right_or_refused_in_one_line_that_names_the_op(name: str
         ("rms_norm", {"weight": t(0)},
          "[rms_norm] weight must have a length that divides the last dimension of x, 8, got 0"),
         ("fused_mse", {"eps": NAN}, "[fused_mse] eps must be positive and finite, got nan"),
-        ("fused_kl", {"temperature": NAN}, "[fused_kl] temperature must be positive and finite, got nan"),
+        ("fused_kl", {"temperature": NAN}, "[fused_kl] temperature must be positive and at most 100, got nan"),
         ("fused_kl", {"student": Tensor(np.zeros((), np.float32))},
          "[fused_kl] student must have shape (..., D), got ()"),
         ("gram", {"head": t(7)}, "[gram] head must have shape (V, D), got (7,)"),

@@ -6,6 +6,7 @@ import time
 import pytest
 from queued import F32, in_process_with, slow_fill
 
+import attnedit as ae
 from attnedit import _core, runtime
 
 
@@ -125,6 +126,10 @@ def test_threads_are_one_budget() -> None:
         assert runtime.get_num_threads() == 1
         with pytest.raises(ValueError, match=r"\[set_num_threads\] threads must be from 1 to 1024, got 0"):
             runtime.set_num_threads(0)
+        with pytest.raises(TypeError, match=r"\[set_num_threads\] threads must be a whole number, got '2'"):
+            runtime.set_num_threads("2")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"\[Tensor\] array must be a numpy array, got list"):
+            ae.Tensor([1.0])  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=r"\[set_num_threads\] threads must be from 1 to 1024, got 1000000"):
             runtime.set_num_threads(10**6)
         assert runtime.get_num_threads() == 1
