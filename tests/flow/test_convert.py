@@ -170,7 +170,7 @@ def test_plan_info_generate_and_export_run(finished: Path, tmp_path: Path) -> No
     text = attnedit("generate", finished / "run/student", "--prompt", "the river", "--max-new-tokens", 5)
     assert text.returncode == 0 and "the river" in text.stdout, text.stderr
     assert_refused(attnedit("generate", finished / "teacher", "--prompt", "a", "--seed", -1), "--seed")
-    (tmp_path / "report.json").write_text("{}")
+    write_sealed(tmp_path / "report.json", {})
     assert_refused(attnedit("table", tmp_path), "'teacher' is missing")
     assert_refused(attnedit("convert", finished), f"{finished}: must be a recipe, a YAML file, got a folder")
     done = attnedit("export", finished / "run/student", "--out", tmp_path / "out", "--format", "deepseek_v3")
