@@ -16,6 +16,7 @@ from command import ATTNEDIT, assert_refused, attnedit
 from tiny import EXPERTS, words, write_recipe, write_teacher
 
 import attnedit as ae
+from attnedit.checkpoint import write_sealed
 from attnedit.data import Tokenizer
 from attnedit.evaluate.report import markdown
 
@@ -169,7 +170,7 @@ def test_plan_info_generate_and_export_run(finished: Path, tmp_path: Path) -> No
     text = attnedit("generate", finished / "run/student", "--prompt", "the river", "--max-new-tokens", 5)
     assert text.returncode == 0 and "the river" in text.stdout, text.stderr
     assert_refused(attnedit("generate", finished / "teacher", "--prompt", "a", "--seed", -1), "--seed")
-    (tmp_path / "report.json").write_text("{}")
+    write_sealed(tmp_path / "report.json", {})
     assert_refused(attnedit("table", tmp_path), "'teacher' is missing")
     assert_refused(attnedit("convert", finished), f"{finished}: must be a recipe, a YAML file, got a folder")
     done = attnedit("export", finished / "run/student", "--out", tmp_path / "out", "--format", "deepseek_v3")
@@ -189,7 +190,7 @@ def test_plan_looks_for_the_text(finished: Path) -> None:
     planned = attnedit("plan", finished / "recipe.yaml")
     said = planned.stdout.splitlines()[-1]
     assert planned.returncode == 0 and said.startswith("text: "), planned.stderr
-    assert "1 file, about " in said and "tokens; phase 1 reads 49,920, phase 2 reads 49,920; " in said
+    assert "1 file, about " in said and "tokens by a sample; phase 1 reads 49,920, phase 2 reads 49,920; " in said
     kept = sum(path.stat().st_size for path in (finished / "run/tokens").rglob("00*.safetensors")) / 1024
     assert float(said.split("; about ")[1].split(" KiB")[0]) == pytest.approx(kept, rel=0.2)
     told = int(said.split("about ")[1].split(" tokens")[0].replace(",", ""))
@@ -230,11 +231,12 @@ def test_a_run_is_exported_with_its_story(finished: Path, tmp_path: Path) -> Non
     assert str(finished) not in card  # nobody's disk is published
     again = attnedit("export", tmp_path / "run/student", "--out", tmp_path / "again", "--format", "youtu")
     assert again.returncode == 0 and (tmp_path / "again/README.md").read_text() == card.replace("# out", "# again")
-    (tmp_path / "run/report.json").write_text("{}")
+    whole = (tmp_path / "run/report.json").read_bytes()
+    write_sealed(tmp_path / "run/report.json", {})
     refused = attnedit("export", tmp_path / "run", "--out", tmp_path / "no", "--format", "youtu")
     assert_refused(refused, "run/report.json must be of a finished run of this version, 'teacher' is missing")
     (tmp_path / "run/recipe.yaml").write_text("teacher: [")
-    (tmp_path / "run/report.json").write_text(json.dumps(report))
+    (tmp_path / "run/report.json").write_bytes(whole)
     assert_refused(
         attnedit("export", tmp_path / "run", "--out", tmp_path / "no"), "run/recipe.yaml must be YAML: line 1"
     )

@@ -114,6 +114,9 @@ def test_a_flipped_figure_is_named_and_made_again(finished: Path, tmp_path: Path
     assert code == 0, said
     for name in ("report.json", "provenance.json"):
         assert f"{run / name} is damaged" in said
+    flip_digit(run / "provenance.json")
+    assert f"{run / 'provenance.json'} is damaged" in converted(tmp_path)[1]
+    assert "damaged" not in converted(tmp_path)[1]
     assert (run / "report.json").read_bytes() == (finished / "run/report.json").read_bytes()
     shutil.rmtree(run / "student")
     quick = [*run.glob("tokens/*/source_0/complete.json"), run / "evaluations/layerwise.json", run / "provenance.json"]

@@ -70,9 +70,14 @@ def require_same_inputs(folder: Path, inputs: Mapping[str, Any]) -> None:
 
 
 def note_inputs(folder: Path, inputs: Mapping[str, Any]) -> None:
-    """What require_same_inputs compares from now on."""
-    for name in (PROVENANCE, COPY):
-        write_sealed(folder / name, inputs)
+    """What require_same_inputs compares from now on, in two files; one that is damaged is written again."""
+    for path in (folder / PROVENANCE, folder / COPY):
+        try:
+            noted = read_sealed(path)
+        except (OSError, ValueError):
+            noted = None
+        if noted != inputs:
+            write_sealed(path, inputs)
 
 
 def _made_from(folder: Path) -> dict[str, Any] | None:

@@ -80,8 +80,8 @@ def look(recipe: Recipe, texts: Texts, heldout: Spilled) -> tuple[int, list[int]
     if texts.heldout is not None:
         for document in _documents(texts.heldout):
             heldout.add(document.encode())
-            marks.append(_short(digest(document, recipe.seed)))
-    known = np.unique(np.frombuffer(marks, np.uint64)[-(data.heldout_documents or len(heldout) or 1) :])
+            marks.append(int(_short(digest(document, recipe.seed))))
+    known = np.unique(np.array(marks, np.uint64)[-(data.heldout_documents or len(heldout) or 1) :])
     found = np.zeros(len(known), bool)
     left, limits = data.train_documents, []
     for pool in texts.training:
@@ -105,8 +105,8 @@ def look(recipe: Recipe, texts: Texts, heldout: Spilled) -> tuple[int, list[int]
     return int(found.sum()), limits
 
 
-def _short(mark: bytes) -> int:
-    return int.from_bytes(mark[:8], "big")
+def _short(mark: bytes) -> np.uint64:
+    return np.uint64(int.from_bytes(mark[:8], "big"))
 
 
 def _documents(parts: Iterable[Part]) -> Iterator[str]:

@@ -74,6 +74,7 @@ def convert(recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
     require_same_inputs(run, inputs)
     report = _finished(run, progress)
     if report is not None:
+        note_inputs(run, inputs)
         progress.say(f"{run} is finished; nothing was computed again")
         return report
     teacher = load(recipe.teacher)

@@ -190,6 +190,15 @@ def test_a_file_is_hashed_again_only_where_it_was_touched(
     assert found(60) == (other, ["a.txt", "b.txt"])  # damaged, it is of no use
 
 
+def test_documents_that_are_trained_on_too_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "corpus.txt").write_text("\n\n".join(f"document {i}" for i in range(3000)))
+    (tmp_path / "held.txt").write_text("\n\n".join(f"document {i}" for i in range(2000, 6000)))
+    for last, both in ((None, 1000), (3500, 500), (2000, 0)):
+        made = recipe(tmp_path, heldout=["held.txt"], heldout_documents=last)
+        with Spilled(tmp_path / "x") as held:
+            assert look(made, find_texts(made), held) == (both, [3000]) and len(held) == 4000
+
+
 def test_held_out_documents_are_never_all_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     with (tmp_path / "held.txt").open("wb") as file:  # 30 MiB
