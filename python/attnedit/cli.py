@@ -70,7 +70,7 @@ def plan(
     print(f"{'text:':<28}{text_line(read, planned)}")
     if calibrate:
         first, second = map(in_time, times(read, planned))
-        print(f"{'time on this machine:':<28}phase 1 {first}, phase 2 {second}; evaluations come on top")
+        print(f"{'time on this machine:':<28}phase 1 {first}, phase 2 {second}; the edit and evaluations come on top")
 
 
 @app.command()

@@ -29,12 +29,14 @@ def save_checkpoint(
     overwrite: bool = False,
     shard_bytes: int = SHARD_BYTES,
     check: Callable[[Path], None] | None = None,
+    behind_shard: Callable[[], None] = lambda: None,
 ) -> None:
     """Writes config.json, the tensors, and copies of `files` into a new folder.
 
     Shards of at most shard_bytes (a larger tensor has one to itself) are filled in the order of `tensors`, whose values
     are asked for once each, so that a mapping may compute them; within a file the format sorts by type and name.
     `check` sees the whole folder before it takes its name, and may add what it found; what it raises leaves nothing.
+    `behind_shard` is called when one is written, to let go of what its tensors were made from.
     An existing folder is replaced only with overwrite=True, and only if it is a checkpoint or empty. Raises
     FileExistsError, other OSErrors for the disk and ValueError for what the format cannot hold; then nothing is left.
     """
@@ -52,7 +54,7 @@ def save_checkpoint(
         (beside / CONFIG).write_text(text, "utf-8")
         for file in copied:
             shutil.copyfile(file, beside / file.name)
-        _write_shards(beside, _shards(tensors, shard_bytes))
+        _write_shards(beside, _shards(tensors, shard_bytes), behind_shard)
         if check is not None:
             check(beside)
         for path in beside.iterdir():
@@ -94,7 +96,7 @@ def _shards(tensors: Mapping[str, Array], shard_bytes: int) -> Iterator[dict[str
     yield shard
 
 
-def _write_shards(folder: Path, shards: Iterator[dict[str, Array]]) -> None:
+def _write_shards(folder: Path, shards: Iterator[dict[str, Array]], behind_shard: Callable[[], None]) -> None:
     """Numbered files and their index, or model.safetensors if there is one only."""
     names: list[list[str]] = []
     total = 0
@@ -104,6 +106,7 @@ def _write_shards(folder: Path, shards: Iterator[dict[str, Array]]) -> None:
             give_back(array)
         names.append(list(shard))
         total += sum(array.nbytes for array in shard.values())
+        behind_shard()
     if len(names) == 1:
         os.rename(folder / "0.safetensors", folder / SINGLE)
         return

@@ -151,7 +151,7 @@ def plan_for(recipe: Recipe, source: DecoderConfig, itemsize: int) -> Plan:
         edit_memory=now
         + rehearse_edit(source, target, looked_at, length, itemsize)
         + largest
-        + regression_bytes(recipe.target, source, looked_at),
+        + start_bytes(recipe.target, source, max(new.values(), default=0), looked_at),
         # a layer of the teacher mapped, and rows on their way from the disk into the pool
         layerwise_memory=now
         + max((kind.memory for kind, layers in kinds if layers[0] in edited), default=0)
@@ -193,13 +193,16 @@ def calibration_tokens(target: MLA | GateSWA, source: DecoderConfig) -> int:
     return AUTO_TOKENS if target.fixed_full_layers(source) is None else 0
 
 
-def regression_bytes(target: MLA | GateSWA, source: DecoderConfig, tokens: int) -> int:
-    """What numpy holds while it reads one layer's start off the activations: a fit to tracemalloc's peaks, in
-    tests/python/convert/test_plan.py, of `regression_latent` at nine shapes."""
-    if not isinstance(target, MLA) or target.init != "regression":
+def start_bytes(target: MLA | GateSWA, source: DecoderConfig, new: int, tokens: int) -> int:
+    """What numpy holds while it makes one layer's latent start, of `new` numbers: the source's weights widened, and the
+    new ones with their copy on the way to the disk; where they are read off the weights or `tokens` activations, a fit
+    to tracemalloc's peaks of `regression_latent` at nine shapes (`svd_latent` holds 0.8 to 1.05 of it)."""
+    if not isinstance(target, MLA):
         return 0
     hidden, c = source.hidden_size, source.attention[0]
     assert isinstance(c, GQAConfig)
     queries, values = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
     weights = 4 * 2 * hidden * (queries + values)
-    return int(8 * hidden * (15.5 * queries + 9 * values - 1.2 * hidden) + 3.7 * 4 * tokens * hidden) + weights
+    if target.init == "random":
+        return weights + 2 * 4 * new
+    return weights + int(8 * hidden * (15.5 * queries + 9 * values - 1.2 * hidden) + 3.7 * 4 * tokens * hidden)

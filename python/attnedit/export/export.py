@@ -4,14 +4,16 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Literal
 
 import ml_dtypes
 import numpy as np
 
-from attnedit.checkpoint import require_inside, save_checkpoint, write_sums
+from attnedit.checkpoint import require_inside, save_checkpoint, write_arrays, write_sums
 from attnedit.export.card import licence_files, model_card
 from attnedit.export.keys import Tensors
 from attnedit.export.parity import (
@@ -24,8 +26,9 @@ from attnedit.export.parity import (
     require_transformers,
 )  # fmt: skip
 from attnedit.models import Decoder
-from attnedit.models.load import GENERATION, load
-from attnedit.tensor import Array, tensor
+from attnedit.models.load import GENERATION, load, map_parameters
+from attnedit.models.pages import give_back_all
+from attnedit.tensor import Array
 
 # What people copy along with weights: the tokenizer's files and the generation settings, as they are.
 CARRIED = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt",
@@ -99,8 +102,9 @@ def export(
         write_sums(written)
 
     save_checkpoint(
-        folder, raw, _Rounded(writer.tensors(model), DTYPES[dtype]), files, overwrite=overwrite, check=finish
-    )
+        folder, raw, _Rounded(writer.tensors(model), DTYPES[dtype]), files, overwrite=overwrite, check=finish,
+        behind_shard=partial(give_back_all, model),
+    )  # fmt: skip
     return Path(folder)
 
 
@@ -131,7 +135,7 @@ class _Rounded(Mapping[str, Array]):
     def __getitem__(self, name: str) -> Array:
         array = self._made[name]()
         with np.errstate(over="ignore"):  # what does not fit becomes Inf, which reading it again refuses by name
-            return array if array.dtype.itemsize == 2 else array.astype(self._dtype)
+            return array if array.dtype.itemsize == 2 else array.astype(self._dtype, copy=False)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._made)
@@ -151,7 +155,10 @@ def _checked(model: Decoder, written: Path, dtype: str, format: str) -> list[Par
     the model's own weights: a format that stores them in another form may round more."""
     again, probe = load(written), probe_for(model.config)
     read, ours = (logits_at(m, probe.tokens, probe.positions) for m in (again, model))
-    rounded = ours if dtype == "float32" else logits_at(_rounded(model, dtype), probe.tokens, probe.positions)
+    rounded = ours
+    if dtype != "float32":
+        with TemporaryDirectory(dir=written) as scratch:
+            rounded = logits_at(_rounded(model, dtype, Path(scratch)), probe.tokens, probe.positions)
     apart, allowed = float(np.abs(read - rounded).max()), ROUNDING * float(np.abs(rounded).max())
     if not apart <= allowed:
         if dtype != "float32":
@@ -163,13 +170,19 @@ def _checked(model: Decoder, written: Path, dtype: str, format: str) -> list[Par
     return [compared("attnedit", ours, read)]
 
 
-def _rounded(model: Decoder, dtype: str) -> Decoder:
-    """The model with its float32 weights rounded; what is stored in 16 bits is shared."""
+def _rounded(model: Decoder, dtype: str, folder: Path) -> Decoder:
+    """The model with its float32 weights rounded: in files of folder, a module each, so that they take no memory. What
+    is stored in 16 bits is shared."""
     made = Decoder(model.config)
     for path, parameter in model.named_parameters():
-        array = parameter.numpy()
-        if array.dtype.itemsize > 2:
-            with np.errstate(over="ignore"):
-                parameter = tensor(np.asarray(array.astype(DTYPES[dtype]), np.float32))
         made.set_parameter(path, parameter)
+    rooms = {"embed_tokens": made.embed_tokens, "norm": made.norm, "lm_head": made.lm_head}
+    for name, room in {**rooms, **{f"{i}": block for i, block in enumerate(made.layers)}}.items():
+        wide = {p: t.numpy() for p, t in room.named_parameters() if t.dtype.itemsize > 2} if room is not None else {}
+        if room is None or not wide:
+            continue
+        with np.errstate(over="ignore"):
+            write_arrays(folder / f"{name}.safetensors", {p: a.astype(DTYPES[dtype]) for p, a in wide.items()})
+        map_parameters(room, folder / f"{name}.safetensors")
+        give_back_all(model)
     return made

@@ -47,12 +47,30 @@ print(json.dumps(peaks))
 """
 
 
-def write_deep(folder: Path, layers: int) -> None:
-    attention = GQAConfig(4, 2, 64, qk_norm=True)
-    config = tiny_config(hidden_size=HIDDEN, intermediate_size=WIDTH, attention=(attention,) * layers)
+# The student is read from its folder, as in a conversion; its shards are smaller than a layer.
+EXPORT = """
+import sys
+from pathlib import Path
+import attnedit as ae
+from attnedit.checkpoint import save_checkpoint
+from attnedit.models.load import map_parameters
+from attnedit.runtime import peak_resident_memory
+folder, format, dtype = Path(sys.argv[1]), *sys.argv[2:]
+save_checkpoint.__kwdefaults__["shard_bytes"] = 1 << 24
+teacher = ae.load(folder / "teacher")
+student = ae.edit(teacher, ae.MLA(kv_lora_rank=64, init="random"), folder=folder / "edit")
+peak_resident_memory(reset=True)
+ae.export(student, folder / "student", format, dtype=dtype)
+print(peak_resident_memory())
+"""
+
+
+def write_deep(folder: Path, layers: int, heads: int = 4, width: int = WIDTH) -> None:
+    attention = GQAConfig(heads, heads // 2, 64, qk_norm=True)
+    config = tiny_config(hidden_size=HIDDEN, intermediate_size=width, attention=(attention,) * layers)
     raw = {
-        "model_type": "qwen3", "vocab_size": 37, "hidden_size": HIDDEN, "intermediate_size": WIDTH,
-        "num_hidden_layers": layers, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64,
+        "model_type": "qwen3", "vocab_size": 37, "hidden_size": HIDDEN, "intermediate_size": width,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": heads // 2, "head_dim": 64,
         "max_position_embeddings": 64, "tie_word_embeddings": True,
     }  # fmt: skip
     some = (0.03 * np.random.default_rng(layers).normal(size=1_000_003)).astype(ml_dtypes.bfloat16)
@@ -77,3 +95,21 @@ def test_memory_does_not_grow_with_the_number_of_layers(tmp_path: Path, teacher:
     two, six = measured(tmp_path / "two", 2, teacher), measured(tmp_path / "six", 6, teacher)
     for step in two:
         assert six[step] - two[step] < LAYER_BYTES / 2, (two, six)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak of resident memory")
+@pytest.mark.parametrize(
+    ("format", "dtype"), [("attnedit", "float32"), ("attnedit", "bfloat16"), ("deepseek_v3", "float32")]
+)
+def test_an_export_holds_a_shard_and_no_model(tmp_path: Path, format: str, dtype: str) -> None:
+    peaks = {}
+    for layers in (2, 8):
+        folder = tmp_path / str(layers)
+        write_deep(folder / "teacher", layers, heads=32, width=64)
+        done = subprocess.run(
+            [sys.executable, "-c", EXPORT, folder, format, dtype], capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        peaks[layers] = int(done.stdout)
+    attention = (folder / "edit" / "layer_000.safetensors").stat().st_size
+    assert peaks[8] - peaks[2] < 2 * attention, (peaks, attention)
