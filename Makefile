@@ -127,11 +127,12 @@ check-neon:
 	aarch64-linux-gnu-objdump -d build/aarch64/csrc/libattnedit_core.a | grep -q 'fmla.*\.4s'
 
 # Every kernel beside its peers and the machine's limits, or one, or the cases with this in their name:
-# make bench K=attention CASE=T2048. Then the pictures.
+# make bench K=attention CASE=T2048. Then the table and the pictures.
 WANTED = $(K) $(if $(CASE),--case "$(CASE)")
 bench: bench-tools
 	$(PY) benchmarks/run.py $(WANTED)
 	$(PY) benchmarks/plots.py
+	$(PY) benchmarks/table.py
 
 # The cases that take minutes each: long contexts over the whole vocabulary.
 bench-long: bench-tools

@@ -118,7 +118,8 @@ def show(kernel: str, rows: list[Row], console: Console) -> None:
     for r in rows:
         share = "" if r.share is None else f"{r.share:.0%} {r.limit}"
         mine = (r.case, r.direction, str(r.threads), number(r.ours_ms),
-                f"{number(r.ours_min_ms)}-{number(r.ours_max_ms)}", share, number(max(r.ours_extra_mib, r.ours_extra_rss_mib)))  # fmt: skip
+                f"{number(r.ours_min_ms)}-{number(r.ours_max_ms)}", share,
+                number(max(r.ours_extra_mib, r.ours_extra_rss_mib)))  # fmt: skip
         theirs: tuple[str, ...] = ("",) * 6
         if r.peer_ms is not None and r.peer_min_ms is not None and r.peer_max_ms is not None:
             theirs = (r.peer, r.allocator, number(r.peer_ms), f"{number(r.peer_min_ms)}-{number(r.peer_max_ms)}",

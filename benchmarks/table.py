@@ -8,7 +8,7 @@ import sys
 from itertools import groupby
 from pathlib import Path
 
-from results import RESULTS, Line, Refused, newest, number
+from results import QUIET, RESULTS, Line, Refused, newest, number
 
 HEAD = """\
 # Every kernel beside its peers and this machine's limits
@@ -25,12 +25,8 @@ COLUMNS = ("case", "direction", "threads", "ours, ms", "fastest-slowest", "of li
 def table(lines: list[Line]) -> str:
     dates, commits = sorted(line["date"] for line in lines), sorted({line["commit"] for line in lines})
     last = lines[-1]
-    told = ", ".join(commits[-3:]) + (f" and {len(commits) - 3} earlier" if len(commits) > 3 else "")
-    text = [
-        HEAD.format(
-            processor=last["processor"], isa=last["isa"], first=dates[0][:10], last=dates[-1][:10], commits=told
-        )
-    ]
+    about = {"first": dates[0][:10], "last": dates[-1][:10], "commits": ", ".join(commits)}
+    text = [HEAD.format(processor=last["processor"], isa=last["isa"], **about)]
     for kernel, of_kernel in groupby(sorted(lines, key=lambda line: line["kernel"]), lambda line: line["kernel"]):
         text += [f"## {kernel}\n", row(COLUMNS), row(["---"] * len(COLUMNS))]
         sides: dict[tuple[str, ...], dict[str, Line]] = {}
@@ -51,7 +47,7 @@ def cells(found: dict[str, Line]) -> list[str]:
         return " / ".join(number(float(side[column])) if side[column] else "failed" for side in sides)
 
     share = f"{float(ours['share']):.0%} {ours['limit']}" if ours["share"] else ""
-    case = ours["case"] if float(ours["cores_others_took"]) <= 0.1 else f"*{ours['case']}*"
+    case = ours["case"] if float(ours["cores_others_took"]) <= QUIET else f"*{ours['case']}*"
     mine = [case, ours["direction"], ours["threads"], number(float(ours["ours_ms"])),
             f"{number(float(ours['ours_min_ms']))}-{number(float(ours['ours_max_ms']))}", share,
             number(max(float(ours["ours_extra_mib"]), float(ours["ours_extra_rss_mib"])))]  # fmt: skip
@@ -71,12 +67,14 @@ def main() -> None:
     options = parser.parse_args()
     try:
         options.out.write_text(table(newest(options.results)), "utf-8")
+        return
     except Refused as refused:
-        sys.exit(str(refused))
+        print(refused, file=sys.stderr)
     except ValueError as error:
-        sys.exit(f"[bench] --results {options.results} holds what no run writes: {error}")
+        print(f"[bench] --results {options.results} holds what no run writes: {error}", file=sys.stderr)
     except OSError as error:
-        sys.exit(f"[bench] --out {options.out}: {error.strerror}")
+        print(f"[bench] --out {options.out}: {error.strerror}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":
