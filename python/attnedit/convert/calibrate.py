@@ -57,7 +57,9 @@ def calibrate(
 
 def _timed(phase: Callable[[int, Spans], None], longest: int, seconds: float) -> Rates:
     """Of the longest row that there is time for; of its second time, if there is time: untouched memory is slow."""
-    begun, tokens, again = time.monotonic(), min(FIRST_TOKENS, longest), False
+    tokens, again = min(FIRST_TOKENS, longest), False
+    phase(tokens, Spans())  # the first time says nothing of how far the seconds go
+    begun = time.monotonic()
     while True:
         found, started = Spans(), time.monotonic()
         phase(tokens, found)
