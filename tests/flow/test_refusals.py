@@ -86,8 +86,6 @@ def test_a_finished_run_is_not_taken_for_another_texts(finished: Path, tmp_path:
         ("layerwise/layer_001/attention.safetensors", "cut"),
         ("edit/layer_001.safetensors", "cut"),
         ("edit/config.json", "{"),
-        ("evaluations/modelwise.json", "{}"),
-        ("provenance.json", "[]"),
     ],
 )
 def test_a_damaged_run_folder_is_named(finished: Path, tmp_path: Path, name: str, content: str) -> None:
