@@ -5,7 +5,6 @@ python benchmarks/plots.py                      draws into benchmarks/plots/
 
 import argparse
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot, ticker
-from results import RESULTS, Line, Refused, newest
+from results import RESULTS, Line, newest, told
 
 
 def size(letter: str, name: str) -> int | None:
@@ -116,17 +115,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "plots")
     options = parser.parse_args()
-    try:
+    with told(options.results, options.out):
         draw_all(options.results, options.out)
-    except Refused as refused:
-        print(refused, file=sys.stderr)
-        sys.exit(2)
-    except ValueError as error:
-        print(f"[bench] --results {options.results} holds what no run writes: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        print(f"[bench] --out {options.out}: {error.strerror}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 import csv
 import statistics
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -94,6 +97,21 @@ def read(path: Path) -> list[Line]:
     if missing := [field.name for field in fields(Row) if field.name not in lines[0]]:
         raise Refused(f"[bench] --results {path} must have the columns of results.csv, {missing[0]} is missing")
     return lines
+
+
+@contextmanager
+def told(results: Path, out: Path) -> Iterator[None]:
+    """What is made of results inside and put to out: why it cannot be is one line, and exit status 2."""
+    try:
+        yield
+        return
+    except Refused as refused:
+        print(refused, file=sys.stderr)
+    except ValueError as error:
+        print(f"[bench] --results {results} holds what no run writes: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"[bench] --out {out}: {error.strerror}", file=sys.stderr)
+    sys.exit(2)
 
 
 def newest(path: Path) -> list[Line]:

@@ -4,11 +4,10 @@ python benchmarks/table.py                      writes benchmarks/TABLE.md
 """
 
 import argparse
-import sys
 from itertools import groupby
 from pathlib import Path
 
-from results import QUIET, RESULTS, Line, Refused, newest, number
+from results import QUIET, RESULTS, Line, newest, number, told
 
 HEAD = """\
 # Every kernel beside its peers and this machine's limits
@@ -65,16 +64,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "TABLE.md")
     options = parser.parse_args()
-    try:
+    with told(options.results, options.out):
         options.out.write_text(table(newest(options.results)), "utf-8")
-        return
-    except Refused as refused:
-        print(refused, file=sys.stderr)
-    except ValueError as error:
-        print(f"[bench] --results {options.results} holds what no run writes: {error}", file=sys.stderr)
-    except OSError as error:
-        print(f"[bench] --out {options.out}: {error.strerror}", file=sys.stderr)
-    sys.exit(2)
 
 
 if __name__ == "__main__":

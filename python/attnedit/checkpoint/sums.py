@@ -1,13 +1,12 @@
 """SHA256SUMS: the checksums of a folder's files, as `sha256sum -c SHA256SUMS` reads them too."""
 
-import hashlib
 import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from attnedit import runtime
-from attnedit.checkpoint.folder import require_inside
+from attnedit.checkpoint.folder import require_inside, sha256
 
 SUMS = "SHA256SUMS"
 MOST_BYTES = 2**20
@@ -46,8 +45,3 @@ def compare_sums(folder: Path) -> None:
                 raise ValueError(f"[checkpoint] {said}: one of the two is damaged")
             if is_now != noted[other]:
                 warnings.warn(f"{said}: it is damaged, or was changed by hand", stacklevel=3)
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
