@@ -60,17 +60,19 @@ def plan(
 ) -> None:
     """What a recipe will cost, from shapes: parameters, FLOPs, memory, disk, KV cache. Looks for its text, too."""
     from attnedit.convert import read_recipe
-    from attnedit.convert.plan import in_time, times
+    from attnedit.convert.plan import in_time, lines, times
     from attnedit.convert.plan import plan as predict
-    from attnedit.convert.text_size import text_line
+    from attnedit.convert.text_size import text_size
 
     read = read_recipe(recipe)
     planned = predict(read)
     print(planned.text(context))
-    print(f"{'text:':<28}{text_line(read, planned)}")
+    text = text_size(read, planned)
+    print(lines(text.told))
     if calibrate:
-        first, second = map(in_time, times(read, planned))
-        print(f"{'time on this machine:':<28}phase 1 {first}, phase 2 {second}; the edit and evaluations come on top")
+        first, second, third = map(in_time, times(read, planned, text.heldout_rows))
+        told = f"phase 1 {first}, phase 2 {second}, evaluations {third}; the edit and the export come on top"
+        print(lines({"time on this machine": told}))
 
 
 @app.command()
@@ -125,7 +127,8 @@ def evaluate(
         found |= summary(compared)
     if text:
         rows = heldout_rows(tokenizer.encode_documents(documents), length)
-        found = asdict(ae.evaluate(*models, rows)) | found
+        with Progress().count("evaluating", "tokens") as on_tokens:
+            found = asdict(ae.evaluate(*models, rows, on_tokens)) | found
     print(json.dumps(found, indent=1))
 
 

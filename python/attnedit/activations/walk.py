@@ -59,11 +59,12 @@ def forward(
     batches: Sequence[Array],
     seconds: list[float] | None = None,
     starts: Sequence[Array | None] | None = None,
+    on_layer: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[list[Tensor]]:
     """Every model's hidden states [B, T, D] after the final norm, for every batch of tokens: the weights are read once.
 
-    seconds, one number a model, gathers the time that each took; starts, one a batch, are document_starts. Nothing is
-    recorded on the tape.
+    seconds, one number a model, gathers the time that each took; starts, one a batch, are document_starts; on_layer
+    follows it. Nothing is recorded on the tape.
     """
     seconds = [0.0] * len(models) if seconds is None else seconds
     if len({model.config.num_hidden_layers for model in models}) > 1:
@@ -87,9 +88,10 @@ def forward(
         for m, model in enumerate(models):
             turn(m, model.embed_tokens, batches)
         give_back_all(*(model.embed_tokens for model in models))
-        for blocks in layers(*models):
+        for i, blocks in enumerate(layers(*models)):
             for m, block in enumerate(blocks):
                 turn(m, block, hidden[m], starts)
+            on_layer(i + 1, len(models[0].layers))
         for m, model in enumerate(models):
             turn(m, model.norm, hidden[m])
     return hidden

@@ -1,4 +1,4 @@
-"""How fast this machine is at a recipe's kernels: the steps of both phases run for real, smaller, on drawn weights."""
+"""How fast this machine is at a recipe's kernels: a step of each phase and an evaluation, run on drawn weights."""
 
 import time
 from collections import defaultdict
@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from attnedit.convert.recipe import Recipe
-from attnedit.convert.rehearse import Kernels, Spans, rehearse_layerwise, rehearse_modelwise
+from attnedit.convert.rehearse import Kernels, Spans, rehearse_evaluation, rehearse_layerwise, rehearse_modelwise
 from attnedit.distill.budget import Steps
 from attnedit.models import DecoderConfig
 
 SECONDS = 30.0  # about as long as the whole may take
-PHASE_1 = 1 / 3  # of them; phase 2 has the vocabulary in it
+PHASE_1, PHASE_2, EVALUATION = 1 / 4, 1 / 2, 1 / 4  # of them; phase 2 has the vocabulary in it, there and back
 FIRST_TOKENS = 128
 
 
@@ -34,9 +34,9 @@ class Rates:
 
 def calibrate(
     recipe: Recipe, source: DecoderConfig, target: DecoderConfig, edited: list[int], itemsize: int
-) -> tuple[Rates, Rates]:
-    """Of phase 1 and phase 2: a step of each, of a model as deep as its layers are different, with one row that grows
-    while there is time, for a product of few rows is slower than one of many."""
+) -> tuple[Rates, Rates, Rates]:
+    """Of phase 1, phase 2 and evaluations: a step of each, of a model as deep as its layers are different, with one row
+    that grows while there is time, for a product of few rows is slower than one of many."""
     depth = 1 if source.moe is None else max(1, min(source.num_hidden_layers, source.moe.decoder_sparse_step))
     depth = max(depth, edited[0] + 1)
     small, changed = (replace(c, attention=c.attention[:depth]) for c in (source, target))
@@ -51,8 +51,15 @@ def calibrate(
         steps = Steps(tokens, 1, 1, 1)
         rehearse_modelwise(small, changed, layers, steps, recipe.modelwise, recipe.compute, itemsize, timed)
 
+    def third(tokens: int, timed: Spans) -> None:
+        rehearse_evaluation(small, changed, tokens, itemsize, timed)
+
     length = recipe.sequence_length
-    return _timed(first, length, PHASE_1 * SECONDS), _timed(second, length, (1 - PHASE_1) * SECONDS)
+    return (
+        _timed(first, length, PHASE_1 * SECONDS),
+        _timed(second, length, PHASE_2 * SECONDS),
+        _timed(third, length, EVALUATION * SECONDS),
+    )
 
 
 def _timed(phase: Callable[[int, Spans], None], longest: int, seconds: float) -> Rates:

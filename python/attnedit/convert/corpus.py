@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,8 +27,13 @@ FILES = "files.json"  # the text's hashes, in the folder of the tokens
 class Corpus:
     train: StreamedRows
     heldout: list[Array]  # int32, a document a row, mapped
-    heldout_bytes: int  # of text that the held-out rows cover
+    tokenizer: Tokenizer
     warning: str | None  # what makes the held-out figures worth little
+
+    @cached_property
+    def heldout_bytes(self) -> int:
+        """Of text that the held-out rows cover."""
+        return sum(len(self.tokenizer.decode(row).encode()) for row in self.heldout)
 
 
 def corpus(recipe: Recipe) -> Corpus:
@@ -74,10 +80,9 @@ def open_corpus(recipe: Recipe, texts: Texts, tokenizer: Tokenizer, vocab_size: 
     weighted = [(cache, pool.weight) for cache, pool in zip(caches, texts.training, strict=True)]
     rows = StreamedRows(weighted, recipe.sequence_length, seed)
     kept = heldout_rows(documents, recipe.sequence_length)
-    covered = sum(len(tokenizer.decode(row).encode()) for row in kept)
     warning = f"{both:,} of {len(documents):,} held-out documents are trained on too" if both else None
     try:
-        yield Corpus(rows, kept, covered, warning)
+        yield Corpus(rows, kept, tokenizer, warning)
     finally:
         for cache in caches:
             cache.stopped = True

@@ -65,6 +65,7 @@ class Work:
     layers: list[tuple[Kernels, float]]  # phase 1: what layers learn, each alone
     teacher: list[tuple[Kernels, float]]  # phase 1: the teacher's turns, one after the other
     modelwise: list[tuple[Kernels, float]]
+    evaluation: Kernels  # of one held-out row of the longest length
 
     @property
     def layerwise_flops(self) -> float:
@@ -74,10 +75,17 @@ class Work:
     def modelwise_flops(self) -> float:
         return _flops(self.modelwise)
 
+    def evaluations(self, rows: float) -> list[tuple[Kernels, float]]:
+        """Of so many held-out rows, behind the edit and behind each phase."""
+        return [(self.evaluation, 3 * rows)]
+
+    def evaluation_flops(self, rows: float) -> float:
+        return _flops(self.evaluations(rows))
+
 
 def work(
     recipe: Recipe, kinds: list[tuple[Rehearsed, list[int]]], edited: list[int], together: Rehearsed,
-    comparison: Kernels, first: Steps, second: Steps,
+    comparison: Kernels, evaluation: Kernels, first: Steps, second: Steps,
 ) -> Work:  # fmt: skip
     """kinds: every kind of layer, and which layers are of it; comparison: of teacher and student on one row."""
     rows, later = recipe.layerwise.rows(recipe.sequence_length), second.steps * second.rows
@@ -93,7 +101,8 @@ def work(
         turns.append((kind.teacher, passed * rows / per_pass))
         cached.append((kind.teacher, len(layers) * later / per_pass))
     steps = [(together.step, float(second.steps)), (comparison, 2.0 * min(KL_ROWS, later))]
-    return Work(learnt, turns, [*steps, *(cached if recipe.modelwise.teacher == "cached" else [])])
+    modelwise = [*steps, *(cached if recipe.modelwise.teacher == "cached" else [])]
+    return Work(learnt, turns, modelwise, evaluation)
 
 
 def _flops(parts: list[tuple[Kernels, float]]) -> float:

@@ -23,7 +23,7 @@ def heldout_documents(
     if not path.exists():
         with Spilled(path) as documents, Spilled(path) as tokens:
             both, limits = look(recipe, texts, documents)
-            last = recipe.data.heldout_documents or len(documents)
+            last = recipe.data.most_evaluated or len(documents)
             for encoded in tokenizer.encode_stream(documents.texts(max(0, len(documents) - last))):
                 tokens.add(encoded.tobytes())
             ends = np.array(tokens.ends, np.int64) // 4

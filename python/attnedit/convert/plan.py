@@ -1,5 +1,6 @@
 """What a recipe will cost, from shapes alone: nothing but config.json and the tensors' headers is read."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from attnedit import notebook, runtime
@@ -8,11 +9,18 @@ from attnedit.checkpoint import Checkpoint
 from attnedit.convert.calibrate import calibrate
 from attnedit.convert.cost import Disk, Work, disk, work
 from attnedit.convert.recipe import Recipe
-from attnedit.convert.rehearse import rehearse_comparison, rehearse_edit, rehearse_layerwise, rehearse_modelwise
+from attnedit.convert.rehearse import (
+    rehearse_comparison,
+    rehearse_edit,
+    rehearse_evaluation,
+    rehearse_layerwise,
+    rehearse_modelwise,
+)
 from attnedit.distill.budget import Steps, steps_for
 from attnedit.distill.modelwise import trained_paths
 from attnedit.edit import MLA, GateSWA
-from attnedit.edit.edit import AUTO_TOKENS, CALIBRATION_TOKENS
+from attnedit.edit.gated import AUTO_TOKENS
+from attnedit.edit.latent import CALIBRATION_TOKENS
 from attnedit.evaluate.cache import cache_size
 from attnedit.models import Decoder, DecoderConfig
 from attnedit.models.decoder import edited_layers
@@ -24,6 +32,10 @@ def in_bytes(count: float) -> str:
     """In the largest of GiB, MiB and KiB that shows it."""
     unit, size = next((u, s) for u, s in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 1024)) if count >= s or s == 1024)
     return f"{count / size:,.2f} {unit}"
+
+
+def lines(told: Mapping[str, str]) -> str:
+    return "\n".join(f"{name + ':':<28}{text}" for name, text in told.items())
 
 
 @dataclass(frozen=True)
@@ -67,7 +79,7 @@ class Plan:
 
     def text(self, context: int) -> str:
         """For people; the cache at `context` tokens."""
-        return "\n".join(f"{name + ':':<28}{text}" for name, text in self._rows(context).items())
+        return lines(self._rows(context))
 
     def _repr_html_(self) -> str:
         return notebook.table("Plan", self._rows(self.source.rope.max_position_embeddings).items())
@@ -125,6 +137,7 @@ def plan_for(recipe: Recipe, source: DecoderConfig, itemsize: int) -> Plan:
     ]
     together = rehearse_modelwise(source, target, edited, second, recipe.modelwise, recipe.compute, itemsize)
     comparison = rehearse_comparison(source, target, length, recipe.compute, itemsize)
+    evaluation = rehearse_evaluation(source, target, length, itemsize)
     whole = Decoder(source)
 
     def mapped(module: Module) -> int:
@@ -147,7 +160,7 @@ def plan_for(recipe: Recipe, source: DecoderConfig, itemsize: int) -> Plan:
         attention_parameters=attention,
         layerwise_steps=first,
         modelwise_steps=second,
-        work=work(recipe, kinds, edited, together, comparison, first, second),
+        work=work(recipe, kinds, edited, together, comparison, evaluation, first, second),
         edit_memory=now
         + rehearse_edit(source, target, looked_at, length, itemsize)
         + largest
@@ -162,11 +175,14 @@ def plan_for(recipe: Recipe, source: DecoderConfig, itemsize: int) -> Plan:
     )
 
 
-def times(recipe: Recipe, planned: Plan) -> tuple[float, float]:
-    """Seconds that the phases will take here, evaluations not counted, by kernels that run for about 30 seconds."""
-    recipe = recipe.fitted(planned.source.rope.max_position_embeddings)
-    first, second = calibrate(recipe, planned.source, planned.target, planned.edited_layers, planned.itemsize)
-    return first.seconds(planned.work.layers + planned.work.teacher), second.seconds(planned.work.modelwise)
+def times(recipe: Recipe, planned: Plan, heldout_rows: float) -> tuple[float, float, float]:
+    """Seconds that both phases and the evaluations of so many rows of sequence_length will take here, by kernels that
+    run for about 30 seconds."""
+    recipe, work = recipe.fitted(planned.source.rope.max_position_embeddings), planned.work
+    rates = calibrate(recipe, planned.source, planned.target, planned.edited_layers, planned.itemsize)
+    parts = (work.layers + work.teacher, work.modelwise, work.evaluations(heldout_rows))
+    first, second, third = (rate.seconds(part) for rate, part in zip(rates, parts, strict=True))
+    return first, second, third
 
 
 def in_time(seconds: float) -> str:

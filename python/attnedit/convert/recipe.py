@@ -18,6 +18,7 @@ from attnedit.distill import LayerwiseOptions, ModelwiseOptions
 from attnedit.edit import MLA, GateSWA
 
 TARGETS: dict[str, type[MLA] | type[GateSWA]] = {"mla": MLA, "gate_swa": GateSWA}
+SHARE_DOCUMENTS = 200  # a share of the text may be far more than tells how good a student is
 MOST_ALIASES = 16  # nested, they repeat what they name some hundred times at most
 
 
@@ -44,7 +45,12 @@ class Data:
     # default: 2048, or the teacher's longest if that is less
     sequence_length: Annotated[int, Field(ge=8)] | None = None
     train_documents: Annotated[int, Field(ge=1)] | None = None  # only the first so many
-    heldout_documents: Annotated[int, Field(ge=1)] | None = None  # only the last so many
+    # only the last so many are evaluated; default: all of heldout, 200 of a share
+    heldout_documents: Annotated[int, Field(ge=1)] | None = None
+
+    @property
+    def most_evaluated(self) -> int | None:
+        return self.heldout_documents or (None if self.heldout is not None else SHARE_DOCUMENTS)
 
 
 def _target(values: Any) -> MLA | GateSWA:

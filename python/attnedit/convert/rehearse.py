@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from attnedit import ops, runtime
-from attnedit.activations import pass_rows, passes
+from attnedit.activations import forward, pass_rows, passes
 from attnedit.autograd import no_grad
 from attnedit.compute import compute
 from attnedit.distill import LayerwiseOptions, ModelwiseOptions
@@ -24,6 +24,7 @@ from attnedit.distill.loop import descend
 from attnedit.distill.modelwise import pass_losses, trained_paths
 from attnedit.distill.moments import LONGEST_SIDE, rotates
 from attnedit.distill.optimizer import Method, Optimizer
+from attnedit.evaluate.compare import measured
 from attnedit.models import Decoder, DecoderConfig
 from attnedit.nn import MLAConfig, Module
 from attnedit.profile import spans
@@ -162,6 +163,21 @@ def rehearse_comparison(source: DecoderConfig, target: DecoderConfig, time: int,
     row = np.zeros((1, time), np.int32)
     with compute(dtype), runtime.rehearsal() as made, no_grad():
         ops.fused_kl(student(row), student.head, teacher(row), teacher.head, full((time,), 1.0))
+    return made.tasks
+
+
+def rehearse_evaluation(
+    source: DecoderConfig, target: DecoderConfig, time: int, itemsize: int, timed: Spans | None = None
+) -> Kernels:
+    """Teacher and student on one held-out row, as `evaluate` has them: always in float32."""
+    models = Decoder(source), Decoder(target)
+    blank = Blank(*models, itemsize=itemsize, drawn=timed is not None)
+    for model in models:
+        blank.fill(model)
+    tokens = _tokens(1, time, source)
+    with compute("float32"), _running(timed) as made:
+        (theirs,), (ours,) = forward(models, [tokens])
+        measured(models, theirs, ours, tokens, [0.0, 0.0])
     return made.tasks
 
 

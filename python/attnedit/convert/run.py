@@ -111,10 +111,10 @@ def _steps(recipe: Recipe, teacher: Decoder, corpus: Corpus, progress: Progress)
     student = _edited(recipe, teacher, corpus, progress)
 
     def measure(name: str) -> dict[str, Any]:
-        progress.say(f"evaluating ({name})")
         path = run / "evaluations" / f"{name}.json"
         names = {field.name for field in fields(Comparison)}
-        return kept(path, lambda: asdict(evaluate(student, teacher, corpus.heldout)), names)
+        with progress.count(f"evaluating ({name})", "tokens") as on_tokens:
+            return kept(path, lambda: asdict(evaluate(student, teacher, corpus.heldout, on_tokens)), names)
 
     evaluations = {"initial": measure("initial")}
     started = distill.probe_kl(student, teacher, corpus.train)
@@ -167,7 +167,8 @@ def _edited(recipe: Recipe, teacher: Decoder, corpus: Corpus, progress: Progress
     folder = Path(recipe.run) / "edit"
     if not _is_edited(folder, teacher):
         progress.say(f"editing {teacher.config.num_hidden_layers} layers")
-        student = edit(teacher, recipe.target, corpus.train, recipe.seed, _made(folder))
+        with progress.count("editing", "layers") as on_layer:
+            student = edit(teacher, recipe.target, corpus.train, recipe.seed, _made(folder), on_layer)
         write_sealed(folder / "config.json", own_format.raw_config(student.config))
     # Read back even when just made, so that a continued run starts from the very same arrays.
     student = student_of(teacher, _config_in(folder))

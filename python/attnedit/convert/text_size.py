@@ -1,5 +1,7 @@
 """Whether a recipe's text is there and is enough, without reading all of it."""
 
+import math
+from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
@@ -8,51 +10,89 @@ from attnedit.convert.plan import Plan, in_bytes
 from attnedit.convert.recipe import Recipe
 from attnedit.convert.texts import pools
 from attnedit.convert.token_cache import token_type
-from attnedit.data import Part, Tokenizer, beginning, size_of
+from attnedit.data import Part, Source, Tokenizer, beginning, size_of
 from attnedit.data.files import format_of, is_compressed
+from attnedit.tensor import Array
 
 SAMPLED_CHARACTERS = 1 << 18
 
 
-def text_line(recipe: Recipe, planned: Plan) -> str:
-    """What there is to train on, beside what the phases read. Raises ValueError where files are missing or hold no
-    text, and where they cannot fill one step."""
-    data = recipe.data
-    training = list(chain.from_iterable(pool.parts for pool in pools(data.train, data.separator)))
-    if data.heldout is not None:
-        pools(data.heldout, data.separator)
+@dataclass(frozen=True)
+class TextSize:
+    """What a recipe's text holds, about."""
+
+    told: dict[str, str]  # for people
+    heldout_rows: float  # of sequence_length, as far as they are evaluated
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Of text that was not read as a whole. Tokens count what ends a document; `first` counts each one's first so
+    many."""
+
+    tokens: int
+    documents: int
+    first: float  # mean of a document
+
+
+def text_size(recipe: Recipe, planned: Plan) -> TextSize:
+    """What there is to train on, beside what the phases read, and to evaluate. Raises ValueError where files are
+    missing or hold no text, and where they cannot fill one step."""
+    data, length = recipe.data, planned.layerwise_steps.sequence_length
+    training = _parts(data.train, data.separator)
     files = len({part.path for part in training})
     found = f"{files:,} file{'s' if files > 1 else ''}"
     tokenizer = Tokenizer(recipe.teacher)
-    tokens = estimated_tokens(training, tokenizer)
+    sample = sampled(training, tokenizer, length)
     first, second = planned.layerwise_steps, planned.modelwise_steps
-    step = max(first.rows, second.rows) * first.sequence_length
-    if tokens < step:
-        raise ValueError(f"[data] a step needs {step:,} tokens of text, {found} in data.train hold about {tokens:,}")
-    read = [steps.steps * steps.rows * steps.sequence_length for steps in (first, second)]
-    kept = in_bytes(token_type(tokenizer.vocab_size).itemsize * min(tokens, max(read)))
-    return (
-        f"{found}, about {tokens:,} tokens by a sample; phase 1 reads {read[0]:,}, phase 2 reads {read[1]:,}; "
-        f"about {kept} of them in the run folder"
+    step = max(first.rows, second.rows) * length
+    if sample.tokens < step:
+        raise ValueError(
+            f"[data] a step needs {step:,} tokens of text, {found} in data.train hold about {sample.tokens:,}"
+        )
+    read = [steps.steps * steps.rows * length for steps in (first, second)]
+    kept = in_bytes(token_type(tokenizer.vocab_size).itemsize * min(sample.tokens, max(read)))
+    held = sample if data.heldout is None else sampled(_parts(data.heldout, data.separator), tokenizer, length)
+    documents = math.ceil(held.documents * (data.heldout_share if data.heldout is None else 1))
+    documents = min(documents, data.most_evaluated or documents)
+    rows = documents * held.first / length
+    return TextSize(
+        {
+            "text": f"{found}, about {sample.tokens:,} tokens by a sample; phase 1 reads {read[0]:,}, "
+            f"phase 2 reads {read[1]:,}; about {kept} of them in the run folder",
+            "evaluations": f"3, each of about {documents:,} documents, {int(rows * length):,} tokens: "
+            f"{planned.work.evaluation_flops(rows) / 1e12:,.3g} TFLOP together",
+        },
+        rows,
     )
 
 
-def estimated_tokens(training: list[Part], tokenizer: Tokenizer) -> int:
-    """From parts all over the text, plain, compressed and parquet ones by their own measure of size."""
-    kinds: dict[tuple[bool, bool], list[Part]] = {}
-    for part in training:
-        kinds.setdefault((is_compressed(part.path), format_of(part.path) == "parquet"), []).append(part)
-    found = 0.0
-    for same in kinds.values():
-        tokens = size = characters = 0
+def _parts(entries: list[str | Source], separator: str | None) -> list[Part]:
+    return list(chain.from_iterable(pool.parts for pool in pools(entries, separator)))
+
+
+def sampled(text: list[Part], tokenizer: Tokenizer, length: int) -> Sample:
+    """From parts all over the text, each kind of file by its own measure of size; `first` is of `length` tokens."""
+    kinds: dict[tuple[str, bool, bool], list[Part]] = {}
+    for part in text:
+        whole = format_of(part.path) == "text" and part.separator is None  # a part is a document
+        kinds.setdefault((format_of(part.path), is_compressed(part.path), whole), []).append(part)
+    tokens = documents = first = 0.0
+    for (_, _, whole), same in kinds.items():
+        found: list[Array] = []
+        size = characters = 0
         for i in np.random.default_rng(0).permutation(len(same)):
-            documents, taken = beginning(same[i], SAMPLED_CHARACTERS)
-            tokens += sum(map(len, tokenizer.encode_documents(documents))) + len(documents)
+            some, taken = beginning(same[i], SAMPLED_CHARACTERS)
+            found += tokenizer.encode_documents(some)
             size += taken
-            characters += sum(map(len, documents))
+            characters += sum(map(len, some))
             if characters >= SAMPLED_CHARACTERS:
                 break
-        found += tokens / max(size, 1) * sum(map(size_of, same))
-    if found == 0:
-        raise ValueError(f"[data] there must be some text in {training[0].path}, got none")
-    return int(found)
+        share = sum(map(size_of, same)) / max(size, 1)
+        count = len(same) if whole else share * len(found)
+        tokens += share * (sum(map(len, found)) + len(found))
+        documents += count
+        first += count * sum(min(len(one), length) for one in found) / max(len(found), 1)
+    if not tokens:
+        raise ValueError(f"[data] there must be some text in {text[0].path}, got none")
+    return Sample(int(tokens), math.ceil(documents), first / documents)

@@ -1,7 +1,7 @@
 """Teacher and student on the same tokens: losses, divergence, agreement, by position."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -14,6 +14,8 @@ from attnedit.models import Decoder
 from attnedit.models.decoder import overflow
 from attnedit.models.pages import give_back_all
 from attnedit.tensor import Array, Tensor, full
+
+OnTokens = Callable[[int, int], None]  # (tokens computed, of how many)
 
 BATCH_TOKENS = 4096
 MOST_CURVE_POINTS = 32
@@ -91,8 +93,10 @@ def padded(rows: list[Array]) -> tuple[Array, Array]:
     return tokens, labels
 
 
-def evaluate(student: Decoder, teacher: Decoder, heldout: list[Array]) -> Comparison:
-    """heldout: int32 rows, a document each, at least two tokens long."""
+def evaluate(
+    student: Decoder, teacher: Decoder, heldout: list[Array], on_tokens: OnTokens = lambda done, of: None
+) -> Comparison:
+    """heldout: int32 rows, a document each, at least two tokens long; on_tokens follows it, padding counted."""
     if student.config.vocab_size != teacher.config.vocab_size:
         raise ValueError(
             f"[evaluate] student and teacher must share a vocabulary, got {student.config.vocab_size} "
@@ -110,9 +114,14 @@ def evaluate(student: Decoder, teacher: Decoder, heldout: list[Array]) -> Compar
     seen = sum(sizes)
     for part in grouped(sizes, models):
         pairs = [padded(rows[span]) for span in spans[part]]
-        hidden = forward(models, [tokens for tokens, _ in pairs], seconds)
+        before, now = sum(sizes[: part.start]), sum(sizes[part])
+
+        def on_layer(done: int, of: int, before: int = before, now: int = now) -> None:
+            on_tokens(before + now * done // of, seen)
+
+        hidden = forward(models, [tokens for tokens, _ in pairs], seconds, on_layer=on_layer)
         for theirs, ours, (_, labels) in zip(*hidden, pairs, strict=True):
-            for total, value in zip(sums, _measured(models, theirs, ours, labels, seconds), strict=True):
+            for total, value in zip(sums, measured(models, theirs, ours, labels, seconds), strict=True):
                 by_position = np.where(labels >= 0, value.reshape(labels.shape), 0).sum(0, dtype=np.float64)
                 total[: min(longest, len(by_position))] += by_position[:longest]
         give_back_all(*(room for model in models for room in (model.embed_tokens, model.lm_head)))
@@ -138,7 +147,7 @@ def evaluate(student: Decoder, teacher: Decoder, heldout: list[Array]) -> Compar
     )
 
 
-def _measured(
+def measured(
     models: tuple[Decoder, Decoder], theirs: Tensor, ours: Tensor, labels: Array, seconds: list[float]
 ) -> tuple[Array, ...]:
     """For every token: 1, the teacher's and the student's nll, KL, agreement. seconds gathers each one's time."""

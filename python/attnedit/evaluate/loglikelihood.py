@@ -1,6 +1,6 @@
 """The log-likelihood of a continuation: what multiple choice, last words and lm-evaluation-harness ask a model for."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,11 +8,9 @@ import numpy as np
 from attnedit import ops
 from attnedit.autograd import no_grad
 from attnedit.data import Tokenizer
-from attnedit.evaluate.compare import BATCH_TOKENS
+from attnedit.evaluate.compare import BATCH_TOKENS, OnTokens
 from attnedit.models import Decoder
 from attnedit.tensor import Array, full, tensor
-
-OnTokens = Callable[[int, int], None]  # (tokens computed, of how many)
 
 
 @dataclass(frozen=True)

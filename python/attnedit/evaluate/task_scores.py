@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from attnedit.data import Tokenizer
-from attnedit.evaluate.loglikelihood import Likelihood, OnTokens, likelihoods
+from attnedit.evaluate.compare import OnTokens
+from attnedit.evaluate.loglikelihood import Likelihood, likelihoods
 from attnedit.evaluate.tasks import GROUPS, Item, Task, read_tasks
 from attnedit.models import Decoder
 from attnedit.tensor import Array

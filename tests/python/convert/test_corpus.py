@@ -199,6 +199,16 @@ def test_documents_that_are_trained_on_too_are_counted(tmp_path: Path) -> None:
             assert look(made, find_texts(made), held) == (both, [3000]) and len(held) == 4000
 
 
+def test_of_a_share_not_more_are_evaluated_than_tell(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    text = "\n\n".join(f"document {i}" for i in range(2000))
+    (tmp_path / "corpus.txt").write_text(text)
+    (tmp_path / "held.txt").write_text(text)
+    for asked, count in (({}, 200), ({"heldout_documents": 300}, 300), ({"heldout": ["held.txt"]}, 2000)):
+        made = recipe(tmp_path, heldout_share=0.5, **asked)
+        with opened(made, tokenizer, tmp_path / "tokens") as corpus:
+            assert len(corpus.heldout) == count
+
+
 def test_held_out_documents_are_never_all_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     with (tmp_path / "held.txt").open("wb") as file:  # 30 MiB

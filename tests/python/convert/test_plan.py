@@ -133,7 +133,8 @@ def test_every_kernel_of_a_plan_is_timed(
     planned = plan(recipe)
     recipe = recipe.fitted(planned.source.rope.max_position_embeddings)
     rates = calibrate(recipe, planned.source, planned.target, planned.edited_layers, planned.itemsize)
-    for timed, parts in zip(rates, (planned.work.layers + planned.work.teacher, planned.work.modelwise), strict=True):
+    work = planned.work
+    for timed, parts in zip(rates, (work.layers + work.teacher, work.modelwise, work.evaluations(2.5)), strict=True):
         for kernels, _ in parts:
             for name, flops, size in kernels:
                 if flops or size:

@@ -4,10 +4,11 @@ import gzip
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny import words, write_teacher
 
-from attnedit.convert.text_size import estimated_tokens
+from attnedit.convert.text_size import sampled
 from attnedit.data import Source, Tokenizer, parts
 
 pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is absent: parquet")
@@ -51,7 +52,12 @@ def test_an_estimate_is_near(
     found = parts(Source([name], separator=separator), tmp_path)
     documents = [document for part in found for document in part.documents()]
     every = sum(map(len, tokenizer.encode_documents(documents))) + len(documents)
-    assert estimated_tokens(found, tokenizer) == pytest.approx(every, rel=0.05)
+    sample = sampled(found, tokenizer, 8)
+    assert sample.tokens == pytest.approx(every, rel=0.05) and sample.documents == pytest.approx(
+        len(documents), rel=0.05
+    )
+    first = [min(len(tokens), 8) for tokens in tokenizer.encode_documents(documents)]
+    assert sample.first == pytest.approx(np.mean(first), rel=0.05)
 
 
 def test_kinds_add_up_and_small_files_are_read_whole(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -61,9 +67,9 @@ def test_kinds_add_up_and_small_files_are_read_whole(tmp_path: Path, tokenizer: 
     found = parts(Source([str(tmp_path)], separator="\n\n"), tmp_path)
     documents = [document for part in found for document in part.documents()]
     every = sum(map(len, tokenizer.encode_documents(documents))) + len(documents)
-    assert abs(estimated_tokens(found, tokenizer) - every) <= 1
+    assert abs(sampled(found, tokenizer, 8).tokens - every) <= 1
     with pytest.raises(ValueError, match=r"there must be some text in .*empty\.txt\.gz, got none"):
-        estimated_tokens(parts(Source(["empty.txt.gz"]), tmp_path), tokenizer)
+        sampled(parts(Source(["empty.txt.gz"]), tmp_path), tokenizer, 8)
 
 
 def test_a_broken_file_is_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -71,4 +77,4 @@ def test_a_broken_file_is_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
         path = written(tmp_path, name, ["a b c"] * 40)
         path.write_bytes(path.read_bytes()[:20])
         with pytest.raises(ValueError, match=rf"{path} must be a whole (gzip|zstd) file"):
-            estimated_tokens(parts(Source([name]), tmp_path), tokenizer)
+            sampled(parts(Source([name]), tmp_path), tokenizer, 8)

@@ -101,3 +101,14 @@ def test_mla_decoder_runs_without_recording(teacher: Decoder, rows: np.ndarray) 
     with no_grad():
         hidden = ae.edit(teacher, ae.MLA(kv_lora_rank=8, init="random"), rows)(rows)
     assert hidden.node is None and np.isfinite(hidden.numpy()).all()
+
+
+@pytest.mark.parametrize(("target", "turns"), [(ae.MLA(kv_lora_rank=8), 2), (ae.GateSWA(sliding_window=3), 2)])
+def test_long_work_can_be_followed(teacher: Decoder, rows: np.ndarray, target: ae.MLA | ae.GateSWA, turns: int) -> None:
+    edited: list[tuple[int, int]] = []
+    student = ae.edit(teacher, target, rows, on_layer=lambda done, of: edited.append((done, of)))
+    assert edited == [(i + 1, turns) for i in range(turns)]
+    evaluated: list[tuple[int, int]] = []
+    ae.evaluate(student, teacher, list(rows), lambda done, of: evaluated.append((done, of)))
+    done, of = zip(*evaluated, strict=True)
+    assert list(done) == sorted(done) and len(done) > 1 and set(of) == {rows.size} and done[-1] == rows.size
