@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from attnedit.checkpoint import Checkpoint, write_sealed
 from attnedit.checkpoint.atomic import remove
 from attnedit.convert.heldout import heldout_documents
+from attnedit.convert.progress import OnCount
 from attnedit.convert.recipe import Recipe
 from attnedit.convert.texts import Texts, find_texts
 from attnedit.convert.token_cache import SHARD_CHARACTERS, TokenCache
@@ -48,7 +49,10 @@ def corpus(recipe: Recipe) -> Corpus:
 
 
 @contextmanager
-def open_corpus(recipe: Recipe, texts: Texts, tokenizer: Tokenizer, vocab_size: int, folder: Path) -> Iterator[Corpus]:
+def open_corpus(
+    recipe: Recipe, texts: Texts, tokenizer: Tokenizer, vocab_size: int, folder: Path,
+    on_part: OnCount = lambda done, of: None,
+) -> Iterator[Corpus]:  # fmt: skip
     """The text's documents are looked at once, to hold some out; then tokens are made as the rows are asked for, and
     kept in folder."""
     if tokenizer.vocab_size > vocab_size:
@@ -67,7 +71,7 @@ def open_corpus(recipe: Recipe, texts: Texts, tokenizer: Tokenizer, vocab_size: 
             remove(other)
     write_sealed(folder / FILES, texts.hashes)
     ours.mkdir(exist_ok=True)
-    documents, both, limits = heldout_documents(ours / "heldout.safetensors", recipe, texts, tokenizer)
+    documents, both, limits = heldout_documents(ours / "heldout.safetensors", recipe, texts, tokenizer, on_part)
 
     def trained(document: str) -> bool:
         return texts.heldout is not None or not is_heldout(digest(document, seed), data.heldout_share)

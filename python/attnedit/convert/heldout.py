@@ -10,6 +10,7 @@ from tempfile import TemporaryFile
 import numpy as np
 
 from attnedit.checkpoint import read_arrays, write_arrays
+from attnedit.convert.progress import OnCount
 from attnedit.convert.recipe import Recipe
 from attnedit.convert.texts import Texts
 from attnedit.data import Part, Tokenizer, digest, is_heldout, no_text
@@ -17,12 +18,12 @@ from attnedit.tensor import Array
 
 
 def heldout_documents(
-    path: Path, recipe: Recipe, texts: Texts, tokenizer: Tokenizer
+    path: Path, recipe: Recipe, texts: Texts, tokenizer: Tokenizer, on_part: OnCount
 ) -> tuple[list[Array], int, list[int]]:
     """The held-out documents' tokens, mapped; how many of them are trained on; how many documents of each pool are."""
     if not path.exists():
         with Spilled(path) as documents, Spilled(path) as tokens:
-            both, limits = look(recipe, texts, documents)
+            both, limits = look(recipe, texts, documents, on_part)
             last = recipe.data.most_evaluated or len(documents)
             for encoded in tokenizer.encode_stream(documents.texts(max(0, len(documents) - last))):
                 tokens.add(encoded.tobytes())
@@ -73,12 +74,21 @@ class Spilled:
         return np.ndarray((count,), kind, held)
 
 
-def look(recipe: Recipe, texts: Texts, heldout: Spilled) -> tuple[int, list[int]]:
+def look(recipe: Recipe, texts: Texts, heldout: Spilled, on_part: OnCount) -> tuple[int, list[int]]:
     """One pass over the documents, which puts those held out where they belong: how many of the last ones, which are
-    evaluated, are trained on too; documents to train on, by pool."""
+    evaluated, are trained on too; documents to train on, by pool. on_part follows it."""
+    done, of = 0, len(texts.heldout or ()) + sum(len(pool.parts) for pool in texts.training)
+
+    def counted(parts: Iterable[Part]) -> Iterator[Part]:
+        nonlocal done
+        for part in parts:
+            yield part
+            done += 1
+            on_part(done, of)
+
     data, marks = recipe.data, array("Q")  # the beginning of each one's digest, where they have files of their own
     if texts.heldout is not None:
-        for document in _documents(texts.heldout):
+        for document in _documents(counted(texts.heldout)):
             heldout.add(document.encode())
             marks.append(int(_short(digest(document, recipe.seed))))
     known = np.unique(np.array(marks, np.uint64)[-(data.heldout_documents or len(heldout) or 1) :])
@@ -86,7 +96,7 @@ def look(recipe: Recipe, texts: Texts, heldout: Spilled) -> tuple[int, list[int]
     left, limits = data.train_documents, []
     for pool in texts.training:
         count = 0
-        for document in _documents(pool.parts):
+        for document in _documents(counted(pool.parts)):
             mark = digest(document, recipe.seed)
             if texts.heldout is None and is_heldout(mark, data.heldout_share):
                 heldout.add(document.encode())

@@ -13,7 +13,7 @@ run/  provenance.json recipe.yaml   corpus and teacher hashes, the resolved reci
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,9 @@ def convert(recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
     teacher = load(recipe.teacher)
     progress.say(f"{recipe.teacher}: {teacher!r}")
     vocabulary = teacher.config.vocab_size
-    with owned(run), open_corpus(recipe, texts, tokenizer, vocabulary, run / TOKENS) as corpus:
+    with owned(run), ExitStack() as opened:
+        with progress.count("looking through the text", "parts") as on_part:
+            corpus = opened.enter_context(open_corpus(recipe, texts, tokenizer, vocabulary, run / TOKENS, on_part))
         for options in (recipe.layerwise, recipe.modelwise):
             require_rows(corpus.train, steps_for(options.tokens, recipe.sequence_length, options.batch_tokens).rows)
         progress.say(f"rows of {recipe.sequence_length} tokens, {len(corpus.heldout):,} documents held out")

@@ -8,6 +8,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, call
 
 import numpy as np
 import pytest
@@ -196,7 +197,10 @@ def test_documents_that_are_trained_on_too_are_counted(tmp_path: Path) -> None:
     for last, both in ((None, 1000), (3500, 500), (2000, 0)):
         made = recipe(tmp_path, heldout=["held.txt"], heldout_documents=last)
         with Spilled(tmp_path / "x") as held:
-            assert look(made, find_texts(made), held) == (both, [3000]) and len(held) == 4000
+            seen = Mock()
+            assert look(made, find_texts(made), held, seen) == (both, [3000]) and len(held) == 4000
+            of = seen.call_args.args[1]
+            assert of > 2 and seen.mock_calls == [call(i + 1, of) for i in range(of)]
 
 
 def test_of_a_share_not_more_are_evaluated_than_tell(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -220,7 +224,7 @@ def test_held_out_documents_are_never_all_in_memory(tmp_path: Path, monkeypatch:
     texts = find_texts(made)
     with Spilled(tmp_path / "x") as held:
         tracemalloc.start()
-        both, limits = look(made, texts, held)
+        both, limits = look(made, texts, held, lambda done, of: None)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert (len(held), both, limits) == (63, 2, [3])
