@@ -1,4 +1,4 @@
-"""A whole conversion beside what `attnedit plan --calibrate` says of its phases: seconds. The run folder must be new.
+"""A whole conversion beside what `attnedit plan --calibrate` says of its parts: seconds.
 
 python examples/stdlib_text.py runs/stdlib
 python benchmarks/scaling/whole.py examples/demo_mla.yaml --tokens 100_000
@@ -16,6 +16,7 @@ from pathlib import Path
 from attnedit.convert import convert, read_recipe
 from attnedit.convert.plan import plan, times
 from attnedit.convert.progress import OnStep, Progress
+from attnedit.convert.text_size import text_size
 from attnedit.runtime import empty_cache
 
 
@@ -42,16 +43,22 @@ def main() -> None:
     if asked.tokens is not None:
         first, second = (replace(options, tokens=asked.tokens) for options in (recipe.layerwise, recipe.modelwise))
         recipe = replace(recipe, layerwise=first, modelwise=second)
-    planned = times(recipe, plan(recipe))
+    planned = plan(recipe)
+    expected = times(recipe, planned, text_size(recipe, planned).heldout_rows)
     empty_cache()
     with tempfile.TemporaryDirectory() as scratch:
         clock, begun = Clock(), time.perf_counter()
         convert(replace(recipe, run=f"{scratch}/run"), clock)
         whole = time.perf_counter() - begun
-    for name, seconds in zip(("layer-wise", "model-wise"), planned, strict=True):
-        print(json.dumps({"phase": name, "planned": round(seconds, 1), "seconds": round(clock.seconds[name], 1)}))
-    rest = whole - sum(clock.seconds.values())
-    print(json.dumps({"phase": "all else: text, edit, evaluations, export", "seconds": round(rest, 1)}))
+    evaluations = sum(seconds for name, seconds in clock.seconds.items() if name.startswith("evaluating"))
+    parts = {"phase 1": clock.seconds["layer-wise"], "phase 2": clock.seconds["model-wise"], "evaluations": evaluations}
+    for (name, seconds), say in zip(parts.items(), expected, strict=True):
+        print(json.dumps({"part": name, "planned": round(say, 1), "seconds": round(seconds, 1)}))
+    rest = {
+        "part": "the text, the edit, probes, the report, the export",
+        "seconds": round(whole - sum(parts.values()), 1),
+    }
+    print(json.dumps(rest))
 
 
 if __name__ == "__main__":
