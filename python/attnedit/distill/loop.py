@@ -22,6 +22,8 @@ from attnedit.distill.schedule import Schedule
 from attnedit.runtime import Event
 from attnedit.tensor import Tensor
 
+SAVE_SECONDS = 60.0
+
 # One step's losses, by name; the first is the one to watch. Their sum is what the step descends.
 Losses = dict[str, Tensor]
 # Called after each finished step with (step, steps, tokens per second, the step's losses).
@@ -37,11 +39,16 @@ class Saved:
     """Where a loop keeps its state, and how often. A state is written beside and renamed: never half there."""
 
     folder: Path
-    every_seconds: float = field(default_factory=lambda: _save_seconds())
+    every_seconds: float | None = field(default_factory=lambda: _save_seconds())  # None: as `due` says
 
     @property
     def path(self) -> Path:
         return self.folder / "state.safetensors"
+
+    def due(self, since: float, took: float) -> bool:
+        """Whether to write, so many seconds after the last time, which took so many. By default every minute, but not
+        more of the time than a twentieth: the state of a large model takes as long as a step."""
+        return since > (max(SAVE_SECONDS, 20 * took) if self.every_seconds is None else self.every_seconds)
 
     def write(self, optimizer: Optimizer, name: str) -> None:
         state = optimizer.state()
@@ -57,10 +64,10 @@ class Saved:
             optimizer.restore(read_arrays(self.path))
 
 
-def _save_seconds() -> float:
-    text = os.environ.get("ATTNEDIT_SAVE_SECONDS", "60")
+def _save_seconds() -> float | None:
+    text = os.environ.get("ATTNEDIT_SAVE_SECONDS")
     try:
-        return float(text)
+        return None if text is None else float(text)
     except ValueError:
         raise ValueError(f"ATTNEDIT_SAVE_SECONDS must be a number of seconds, got {text!r}") from None
 
@@ -104,7 +111,7 @@ def train(
         saved.read(optimizer)
     metrics = metrics or Metrics(None)
     metrics.rewind(name, optimizer.steps)
-    last_saved = time.monotonic()
+    last_saved, took = time.monotonic(), 0.0
     pending: tuple[int, float, Losses, Event] | None = None
 
     def finish(waiting: tuple[int, float, Losses, Event]) -> None:
@@ -134,11 +141,12 @@ def train(
             if pending is not None:
                 finish(pending)
             pending = (step, rate, losses, done)
-            if saved is not None and time.monotonic() - last_saved > saved.every_seconds:
+            if saved is not None and saved.due(time.monotonic() - last_saved, took):
                 finish(pending)
-                pending = None
+                pending, begun = None, time.monotonic()
                 saved.write(optimizer, name)
                 last_saved = time.monotonic()
+                took = last_saved - begun
         if pending is not None:
             finish(pending)
         if saved is not None:

@@ -168,6 +168,14 @@ def test_a_wrong_number_in_the_environment_is_named(tmp_path: Path, monkeypatch:
         Saved(tmp_path)
 
 
+def test_states_that_take_long_are_written_rarely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ATTNEDIT_SAVE_SECONDS", raising=False)
+    times = [(59, 0.1), (61, 0.1), (61, 10), (199, 10), (201, 10)]
+    assert [Saved(tmp_path).due(*each) for each in times] == [False, True, False, False, True]
+    monkeypatch.setenv("ATTNEDIT_SAVE_SECONDS", "5")
+    assert [Saved(tmp_path).due(since, 10) for since in (4, 6)] == [False, True]
+
+
 def test_a_nan_stops_with_the_step_and_the_student_as_it_was(
     teacher: Decoder, rows: np.ndarray, tmp_path: Path
 ) -> None:
