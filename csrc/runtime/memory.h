@@ -40,7 +40,7 @@ void reset_peak_memory_stats(int device = current_device());
 constexpr size_t kNoMemoryLimit = std::numeric_limits<size_t>::max();
 // Of the bytes reserved. Going beyond raises OutOfMemory, after kept blocks were given back in vain.
 void set_memory_limit(size_t bytes, int device = current_device());
-// Gives kept blocks back to the device, once queued work has passed them.
+// Gives kept blocks back to the device, once queued work has passed them, and free memory of the heap to the system.
 void empty_cache(int device = current_device());
 
 }  // namespace attnedit

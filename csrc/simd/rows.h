@@ -16,7 +16,13 @@ namespace {
 
 // 1 / sqrt(mean(x^2) + eps)
 [[maybe_unused]] inline float reciprocal_rms(const float* x, float eps, int64_t n) {
-  return 1.f / std::sqrt(dot(x, x, n) / static_cast<float>(n) + eps);
+  const float squares = dot(x, x, n);
+  if (std::isinf(squares)) [[unlikely]] {  // of numbers beyond 1e19: 0 would make them silently 0
+    double sum = 0;
+    for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]) * x[i];
+    return static_cast<float>(1 / std::sqrt(sum / static_cast<double>(n) + eps));
+  }
+  return 1.f / std::sqrt(squares / static_cast<float>(n) + eps);
 }
 
 // Rows that are read twice, first for a sum, leave memory idle the second time, and the processor's own prefetch ends

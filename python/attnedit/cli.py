@@ -63,11 +63,13 @@ def plan(
     from attnedit.convert.plan import in_time, lines, times
     from attnedit.convert.plan import plan as predict
     from attnedit.convert.text_size import text_size
+    from attnedit.data import Tokenizer
 
     read = read_recipe(recipe)
-    planned = predict(read)
+    tokenizer = Tokenizer(read.teacher)
+    planned = predict(read)  # of a process that holds its tokenizer, as a conversion's does
     print(planned.text(context))
-    text = text_size(read, planned)
+    text = text_size(read, planned, tokenizer)
     print(lines(text.told))
     if calibrate:
         first, second, third = map(in_time, times(read, planned, text.heldout_rows))

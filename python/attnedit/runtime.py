@@ -218,7 +218,7 @@ def set_memory_limit(limit: int | None, device: DeviceLike = None) -> None:
 
 
 def empty_cache(device: DeviceLike = None) -> None:
-    """Give memory that is kept for reuse back, once queued work has passed it."""
+    """Give memory that is kept for reuse back, once queued work has passed it, and the heap's free memory, too."""
     _core.empty_cache(_index(device))
 
 

@@ -189,14 +189,14 @@ def test_plan_info_generate_and_export_run(finished: Path, tmp_path: Path) -> No
 def test_plan_looks_for_the_text(finished: Path) -> None:
     planned = attnedit("plan", finished / "recipe.yaml")
     assert planned.returncode == 0, planned.stderr
-    said, evaluations = planned.stdout.splitlines()[-2:]
-    assert said.startswith("text: ") and evaluations.startswith("evaluations: ")
+    said, made, evaluations = planned.stdout.splitlines()[-3:]
+    assert said.startswith("text: ") and made.startswith("tokens: ") and evaluations.startswith("evaluations: ")
     predicted = json.loads((finished / "run/report.json").read_text())["tokens"]["heldout_predictions"]
     documents, tokens = (int(part.split()[-2].replace(",", "")) for part in evaluations.split(":")[1].split(", ")[1:])
     assert tokens - documents == pytest.approx(predicted, rel=0.25)
-    assert "1 file, about " in said and "tokens by a sample; phase 1 reads 49,920, phase 2 reads 49,920; " in said
+    assert "1 file, about " in said and "tokens by a sample; phase 1 reads 49,920, phase 2 reads 49,920" in said
     kept = sum(path.stat().st_size for path in (finished / "run/tokens").rglob("00*.safetensors")) / 1024
-    assert float(said.split("; about ")[1].split(" KiB")[0]) == pytest.approx(kept, rel=0.2)
+    assert float(made.split(" about ")[1].split(" KiB")[0]) == pytest.approx(kept, rel=0.2)
     told = int(said.split("about ")[1].split(" tokens")[0].replace(",", ""))
     text = (finished / "corpus.txt").read_text()
     assert told == pytest.approx(len(Tokenizer(finished / "teacher").encode_documents([text])[0]), rel=0.1)

@@ -171,3 +171,25 @@ def test_scores_far_beyond_what_a_model_makes_have_a_softmax(size: float) -> Non
         assert np.isfinite(o).all()
         if compute == "float32":
             np.testing.assert_allclose(o[0], v[0][scores.argmax(1)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e18, 1e25, 1e37])
+def test_a_norm_of_numbers_whose_squares_overflow(size: float) -> None:
+    """It is what it is of small ones, and not 0."""
+    x = np.random.default_rng(0).normal(size=(5, 70)).astype(np.float32)
+    weight = ae.tensor(np.linspace(0.5, 2, 70, dtype=np.float32))
+    large = ops.rms_norm(ae.tensor(x * np.float32(size)), weight, 1e-30).numpy()
+    np.testing.assert_allclose(large, ops.rms_norm(ae.tensor(x), weight, 1e-30).numpy(), rtol=1e-5)
+
+
+def test_a_layer_that_writes_huge_numbers_does_not_make_every_token_equally_likely(rows: np.ndarray) -> None:
+    """Its direction is what the last norm leaves."""
+    models = []
+    for size in (1e12, 1e25):
+        model = random_decoder(tiny_config())
+        last = dict(model.named_parameters())["layers.1.mlp.down_proj.weight"].numpy()
+        model.set_parameter("layers.1.mlp.down_proj.weight", ae.tensor(last * np.float32(size)))
+        models.append(model)
+    found = ae.evaluate(*models, list(rows))
+    assert abs(found.student_nll - found.teacher_nll) < 1e-4 and found.kl < 1e-6
+    assert abs(found.teacher_nll - np.log(models[0].config.vocab_size)) > 1e-2

@@ -1,5 +1,6 @@
 """What a plan adds up: the run folder's bytes, and the kernels of both phases."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from attnedit.activations import pass_rows
@@ -8,6 +9,8 @@ from attnedit.convert.rehearse import Kernels, Rehearsed
 from attnedit.distill.budget import Steps
 from attnedit.distill.layerwise import PROBE_ROWS
 from attnedit.distill.modelwise import PROBE_ROWS as KL_ROWS
+from attnedit.distill.moments import kept_numbers
+from attnedit.distill.optimizer import Method
 from attnedit.models import Decoder, DecoderConfig
 from attnedit.nn import GateSWAConfig
 
@@ -32,24 +35,33 @@ def disk(
     """new: numbers of each edited layer's attention; stored: bytes of a weight in the teacher's files."""
     student = Decoder(target)
     sizes = {path: parameter.size for path, parameter in student.named_parameters()}
+    attentions = tuple(f"layers.{i}.self_attn." for i in new)
     changed = sum(  # of gated layers the edit changes o_proj and adds the gate
         student.layers[i].self_attn.o_proj.weight.size + _gate(student, i)
         if isinstance(target.attention[i], GateSWAConfig) else size
         for i, size in new.items()
     )  # fmt: skip
-    attention, training = sum(new.values()), sum(sizes[path] for path in trained)
+    attention = sum(new.values())
+    shapes = {path: parameter.shape for path, parameter in student.named_parameters()}
+
+    def state(paths: Iterable[str], method: Method) -> int:
+        """What a phase continues from: the parameters that train, and what the optimizer remembers of them."""
+        return sum(4 * (sizes[path] + kept_numbers(shapes[path], method == "soap")) for path in paths)
+
+    layers = ([path for path in sizes if path.startswith(prefix)] for prefix in attentions)
+    first = max((state(paths, recipe.layerwise.optimizer) for paths in layers), default=0)
+    second = state(trained, recipe.modelwise.optimizer)
     length, hidden = recipe.sequence_length, source.hidden_size
     rows = recipe.layerwise.rows(length) * length
     activations = 2 * rows * hidden * (4 if recipe.layerwise.activations == "float32" else 2)
-    attentions = tuple(f"layers.{i}.self_attn." for i in new)
     exported = sum(n * (4 if path in trained or path.startswith(attentions) else stored) for path, n in sizes.items())
     steps = recipe.modelwise.tokens // length * length
     cached = 4 * steps * hidden if recipe.modelwise.teacher == "cached" else 0
     return Disk(
         activations=activations,
-        layerwise=4 * changed + activations + 4 * attention + 24 * max(new.values(), default=0),
-        modelwise=4 * changed + 4 * attention + 24 * training + cached,
-        end=4 * changed + 4 * attention + 12 * training + exported,
+        layerwise=4 * changed + activations + 4 * attention + 2 * first,
+        modelwise=4 * changed + 4 * attention + 2 * second + cached,
+        end=4 * changed + 4 * attention + second + exported,
     )
 
 
@@ -76,8 +88,8 @@ class Work:
         return _flops(self.modelwise)
 
     def evaluations(self, rows: float) -> list[tuple[Kernels, float]]:
-        """Of so many held-out rows, behind the edit and behind each phase."""
-        return [(self.evaluation, 3 * rows)]
+        """Of so many held-out rows, behind the edit and behind each phase; of some to train on, around phase 1."""
+        return [(self.evaluation, 3 * rows + 2 * KL_ROWS)]
 
     def evaluation_flops(self, rows: float) -> float:
         return _flops(self.evaluations(rows))

@@ -22,7 +22,7 @@ from attnedit.distill.budget import Steps
 from attnedit.distill.layerwise import attention_error
 from attnedit.distill.loop import descend
 from attnedit.distill.modelwise import pass_losses, trained_paths
-from attnedit.distill.moments import LONGEST_SIDE, rotates
+from attnedit.distill.moments import LONGEST_SIDE, kept_numbers, rotates
 from attnedit.distill.optimizer import Method, Optimizer
 from attnedit.evaluate.compare import measured
 from attnedit.models import Decoder, DecoderConfig
@@ -225,5 +225,7 @@ def _outside(trained: dict[str, Tensor], method: Method) -> int:
     if method == "adamw":
         return 0
     matrices = [p.shape for p in trained.values() if rotates(p.shape)]
-    kept = sum(2 * m * n + sum(2 * side**2 for side in (m, n) if side <= LONGEST_SIDE) for m, n in matrices)
-    return 4 * (kept + max((8 * m * n for m, n in matrices), default=0))
+    kept = sum(kept_numbers(shape, soap=True) for shape in matrices)
+    # Of the matrix whose turn it is: copies in and out of its bases, or LAPACK's of a side.
+    turns = [max(8 * m * n, m * n + 5 * max(s for s in (m, n) if s <= LONGEST_SIDE) ** 2) for m, n in matrices]
+    return 4 * (kept + max(turns, default=0))

@@ -46,7 +46,8 @@ from attnedit.models.load import map_parameters
 def convert(recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
     """Runs a recipe, or continues it; returns the report. A finished run's report is returned at once."""
     progress = progress or Progress()
-    planned = plan(recipe)
+    tokenizer = Tokenizer(recipe.teacher)
+    planned = plan(recipe)  # of a process that holds its tokenizer
     if recipe.memory_limit_gib is not None:
         needed, allowed = planned.peak_memory, int(recipe.memory_limit_gib * 2**30)
         if needed > allowed:
@@ -63,7 +64,7 @@ def convert(recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
     run = Path(recipe.run)
     require_ours(run)
     require_same_inputs(run, {"version": attnedit.__version__, "recipe": recipe.decisive()})
-    tokenizer, texts = Tokenizer(recipe.teacher), find_texts(recipe, run / TOKENS / FILES)
+    texts = find_texts(recipe, run / TOKENS / FILES)
     inputs = {
         "version": attnedit.__version__,
         "recipe": recipe.decisive(),

@@ -102,6 +102,7 @@ def modelwise(
         scratch = None if folder is None else folder / "activations"
         cache = States(teacher, tokens_of(tokens, used), scratch, starts=starts_of(tokens, used))
         cache.advance(teacher.config.num_hidden_layers)
+        runtime.empty_cache()
 
     def losses_of(step: int) -> Losses:
         rows, numbers, starts = batches.batch(step), batches.numbers(step), batches.starts(step)
@@ -126,6 +127,7 @@ def modelwise(
         cache.remove()
     for parameter in parameters.values():
         parameter.requires_grad, parameter.grad = False, None
+    runtime.empty_cache()
     after = probe_kl(student, teacher, tokens)
     if not after <= before:
         _put_back(student, start, parameters)

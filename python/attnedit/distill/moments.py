@@ -58,6 +58,12 @@ def rotates(shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 and min(shape) <= LONGEST_SIDE
 
 
+def kept_numbers(shape: tuple[int, ...], soap: bool) -> int:
+    """How many an optimizer remembers of a parameter: two moments, and of sides that rotate statistics and a basis."""
+    sides = [side for side in shape if side <= LONGEST_SIDE] if soap and rotates(shape) else []
+    return 2 * math.prod(shape) + sum(2 * side**2 for side in sides)
+
+
 class Soap:
     """The moments of one matrix G (M,N), the second one in the eigenbasis of Shampoo's statistics.
 

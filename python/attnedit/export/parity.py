@@ -74,10 +74,13 @@ def logits_at(model: Decoder, tokens: Array, positions: Array) -> Array:
 
 
 def compared(reader: str, ours: Array, theirs: Array, generation_equal: bool | None = None) -> Parity:
-    p, q = (x - x.max(-1, keepdims=True) for x in (ours.astype(np.float64), theirs.astype(np.float64)))
-    p, q = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in (p, q))
-    kl = float((np.exp(p) * (p - q)).sum(-1).mean())
-    return Parity(reader, float(np.abs(ours).max()), float(np.abs(ours - theirs).max()), max(kl, 0.0), generation_equal)
+    found, vocabulary = [], ours.shape[-1]
+    for one, other in zip(ours.reshape(-1, vocabulary), theirs.reshape(-1, vocabulary), strict=True):
+        p, q = (x - x.max() for x in (one.astype(np.float64), other.astype(np.float64)))
+        p, q = (x - np.log(np.exp(x).sum()) for x in (p, q))
+        found.append([np.abs(one).max(), np.abs(one - other).max(), (np.exp(p) * (p - q)).sum()])
+    (largest, difference, _), kl = np.max(found, axis=0), float(np.mean(found, axis=0)[2])
+    return Parity(reader, float(largest), float(difference), max(kl, 0.0), generation_equal)
 
 
 def is_greedy(model: Decoder, tokens: Array, new_tokens: int) -> bool:
