@@ -32,6 +32,16 @@ class Memory : public ::testing::Test {
   }
 };
 
+// Under AddressSanitizer allocate waits for all streams (memory.cc, limit_access), and so for ever where a test holds
+// one.
+bool waits_for_streams() {
+#ifdef __SANITIZE_ADDRESS__
+  return true;
+#else
+  return false;
+#endif
+}
+
 // Makes a stream the current one.
 struct On {
   explicit On(std::shared_ptr<Stream> stream) { set_current_stream(std::move(stream)); }
@@ -70,6 +80,7 @@ TEST_F(Memory, CountsCurrentAndPeak) {
 }
 
 TEST_F(Memory, IsReusedAtOnceOnTheSameStreamOnly) {
+  if (waits_for_streams()) GTEST_SKIP() << "allocate waits for the stream that is held here";
   auto first = std::make_shared<Stream>(), second = std::make_shared<Stream>();
   std::promise<void> gate;
   On on(first);
@@ -93,6 +104,7 @@ TEST_F(Memory, IsReusedAtOnceOnTheSameStreamOnly) {
 }
 
 TEST_F(Memory, RecordedStreamIsWaitedFor) {
+  if (waits_for_streams()) GTEST_SKIP() << "allocate waits for the stream that is held here";
   auto first = std::make_shared<Stream>(), second = std::make_shared<Stream>();
   std::promise<void> gate;
   On on(first);
