@@ -80,6 +80,31 @@ def test_a_teacher_that_is_cut_while_it_is_read_is_named(finished: Path, tmp_pat
     assert student(tmp_path) == student(finished)
 
 
+CHANGED = """
+import attnedit.convert.corpus as corpus
+looked = corpus.heldout_documents
+def then_change(path, recipe, *rest):
+    found = looked(path, recipe, *rest)
+    with open(recipe.data.train[0], "r+b") as file:
+        file.write(b"other text")
+    return found
+corpus.heldout_documents = then_change
+"""
+
+
+def test_text_that_changes_while_a_run_reads_it_is_named(finished: Path, tmp_path: Path) -> None:
+    write_recipe(tmp_path)
+    path = tmp_path / "corpus.txt"
+    whole = path.read_bytes()
+    line = refusal(*converted(tmp_path, CHANGED + MAIN))
+    assert line.startswith(f"attnedit: [data] {path} was changed while the run read it; start again when nobody writes")
+    assert not list((tmp_path / "run").rglob("0*.safetensors")) and half_written(tmp_path) == []
+    path.write_bytes(whole)
+    code, said = converted(tmp_path)
+    assert code == 0, said
+    assert student(tmp_path) == student(finished)
+
+
 def test_a_flipped_bit_is_named_and_the_file_made_again(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     run = tmp_path / "run"

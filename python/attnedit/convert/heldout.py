@@ -88,7 +88,7 @@ def look(recipe: Recipe, texts: Texts, heldout: Spilled, on_part: OnCount) -> tu
 
     data, marks = recipe.data, array("Q")  # the beginning of each one's digest, where they have files of their own
     if texts.heldout is not None:
-        for document in _documents(counted(texts.heldout)):
+        for document in _documents(texts, counted(texts.heldout)):
             heldout.add(document.encode())
             marks.append(int(_short(digest(document, recipe.seed))))
     known = np.unique(np.array(marks, np.uint64)[-(data.heldout_documents or len(heldout) or 1) :])
@@ -96,7 +96,7 @@ def look(recipe: Recipe, texts: Texts, heldout: Spilled, on_part: OnCount) -> tu
     left, limits = data.train_documents, []
     for pool in texts.training:
         count = 0
-        for document in _documents(counted(pool.parts)):
+        for document in _documents(texts, counted(pool.parts)):
             mark = digest(document, recipe.seed)
             if texts.heldout is None and is_heldout(mark, data.heldout_share):
                 heldout.add(document.encode())
@@ -119,12 +119,12 @@ def _short(mark: bytes) -> np.uint64:
     return np.uint64(int.from_bytes(mark[:8], "big"))
 
 
-def _documents(parts: Iterable[Part]) -> Iterator[str]:
+def _documents(texts: Texts, parts: Iterable[Part]) -> Iterator[str]:
     """Raises ValueError if there is none."""
     any_text, files = False, dict[Path, None]()
     for part in parts:
         files[part.path] = None
-        for document in part.documents():
+        for document in texts.documents(part):
             any_text = True
             yield document
     if not any_text:

@@ -5,6 +5,7 @@ import os
 import time
 import tracemalloc
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import yaml
 from tiny import words, write_teacher
 
 from attnedit.convert import read_recipe, token_cache
+from attnedit.convert import texts as texts_module
 from attnedit.convert.corpus import FILES, Corpus, open_corpus
 from attnedit.convert.heldout import Spilled, look
 from attnedit.convert.recipe import Recipe
@@ -189,6 +191,78 @@ def test_a_file_is_hashed_again_only_where_it_was_touched(
     kept = tmp_path / "tokens" / FILES
     kept.write_bytes(kept.read_bytes().replace(b"a", b"b", 1))
     assert found(60) == (other, ["a.txt", "b.txt"])  # damaged, it is of no use
+
+
+def in_place(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(-600, os.SEEK_END)
+        file.write(b"other text")
+
+
+def replaced(path: Path) -> None:
+    path.with_suffix(".new").write_bytes(path.read_bytes().replace(b"river", b"rover"))
+    path.with_suffix(".new").rename(path)
+
+
+CHANGES = [in_place, replaced, lambda path: os.truncate(path, 20_000), lambda path: os.truncate(path, 0), Path.unlink]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("kind", ["txt", "jsonl"])
+def test_text_that_changes_while_it_is_read_is_refused(
+    tmp_path: Path, tokenizer: Tokenizer, kind: str, change: Callable[[Path], None]
+) -> None:
+    """By whoever looks through it, and by whoever makes a shard of it; what was made before stays."""
+    path = tmp_path / f"corpus.{kind}"
+    texts = words(400, 1).split("\n\n")
+    path.write_text("\n\n".join(texts) if kind == "txt" else "\n".join(json.dumps({"text": text}) for text in texts))
+    before = path.read_bytes()
+    made = recipe(tmp_path, train=[path.name])
+    said = rf"\[data\] {path} was (changed|removed) while the run read it; start again"
+    with opened(made, tokenizer, tmp_path / "calm") as corpus:
+        wanted = corpus.train[:400]
+
+    def at_part(done: int, of: int) -> None:
+        if done == 3:
+            change(path)
+
+    found = find_texts(made)
+    with pytest.raises(ValueError, match=said), open_corpus(made, found, tokenizer, 300, tmp_path / "x", at_part):
+        pass
+    assert not [other for other in (tmp_path / "x").glob("*/*") if not other.name.startswith(".")]
+    path.write_bytes(before)
+    with opened(made, tokenizer, tmp_path / "x") as corpus:
+        corpus.train[:1]
+        change(path)
+        with pytest.raises(ValueError, match=said):
+            corpus.train[:400]
+    kept = sorted((tmp_path / "x").rglob("0*.safetensors"))
+    assert 1 <= len(kept) <= 2  # the first, and the one that may have been made before the change
+    path.write_bytes(before)
+    with opened(made, tokenizer, tmp_path / "x") as corpus:
+        assert np.array_equal(corpus.train[:400], wanted)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_text_that_changes_while_it_is_hashed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
+) -> None:
+    def slow(paths: list[Path]) -> str:
+        found = fingerprint(paths)
+        change(paths[0])
+        return found
+
+    path = tmp_path / "corpus.txt"
+    path.write_text(words(200, 1))
+    monkeypatch.setattr("attnedit.convert.texts.fingerprint", slow)
+    with pytest.raises(ValueError, match=f"{path} was (changed|removed) while the run read it"):
+        find_texts(recipe(tmp_path))
+    monkeypatch.undo()
+    path.write_text(words(200, 1))
+    real = texts_module._stamp
+    monkeypatch.setattr(texts_module, "_stamp", lambda path: (path.write_text(words(201, 1)), real(path))[1])
+    with pytest.raises(ValueError, match=f"{path} was changed while the run read it"):
+        find_texts(recipe(tmp_path))
 
 
 def test_documents_that_are_trained_on_too_are_counted(tmp_path: Path) -> None:
