@@ -186,6 +186,27 @@ def test_a_student_that_is_damaged_is_named(finished: Path, tmp_path: Path) -> N
     assert student(tmp_path) == student(finished)
 
 
+def test_a_student_without_a_file_is_named(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "run/student"
+    for sums in (True, False):
+        for name in ("model.safetensors", "config.json", *(["tokenizer.json", "README.md"] if sums else [])):
+            (folder / name).unlink()
+            line = refusal(*converted(tmp_path))
+            assert sums is False or f"{folder / name} is missing" in line
+            assert line.endswith(f"; remove {folder}, and the same command makes it again")
+            shutil.copy(finished / "run/student" / name, folder)
+        code, said = converted(tmp_path)
+        assert code == 0 and "is finished; nothing was computed again" in said
+        (folder / "SHA256SUMS").unlink(missing_ok=True)
+    shutil.rmtree(folder)
+    code, said = converted(tmp_path)
+    assert code == 0, said
+    assert sorted((p.name, p.read_bytes()) for p in folder.iterdir()) == sorted(
+        (p.name, p.read_bytes()) for p in (finished / "run/student").iterdir()
+    )
+
+
 def test_files_that_the_system_refuses(finished: Path, tmp_path: Path) -> None:
     write_recipe(tmp_path)
     for longest in (100, 9_000, 25_000, 60_000):

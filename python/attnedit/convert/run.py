@@ -97,9 +97,15 @@ def convert(recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
 
 def _finished(run: Path, progress: Progress) -> dict[str, Any] | None:
     """The report of a run that has all its results. Raises ValueError where the student is not what was written."""
-    with _told(progress):
-        compare_sums(run / "student")
-    if not all((run / name).exists() for name in ("student/config.json", "report.json", "report.md")):
+    student = run / "student"
+    if student.exists():
+        try:
+            with _told(progress):
+                compare_sums(student, whole=True)
+            Checkpoint.open(student)  # SHA256SUMS may be missing, too
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{error}; remove {student}, and the same command makes it again") from None
+    if not all((run / name).exists() for name in ("student", "report.json", "report.md")):
         return None
     try:
         return read_sealed(run / "report.json")
