@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command import ATTNEDIT
+from command import ATTNEDIT, attnedit
 from tiny import write_recipe
 
 MAIN = ATTNEDIT[-1]
@@ -281,3 +281,13 @@ def test_a_copy_continues_elsewhere_by_another_clock(finished: Path, tmp_path: P
         status, said = converted(folder, code)
         assert status == 0, said
         assert student(folder) == student(finished)
+
+
+def test_a_run_folder_that_was_copied_continues_by_its_own_recipe(finished: Path, tmp_path: Path) -> None:
+    interrupted(tmp_path, "modelwise/metrics.jsonl", signal.SIGKILL).communicate()
+    other = shutil.copytree(tmp_path / "run", tmp_path / "elsewhere/other")
+    done = attnedit("convert", other / "recipe.yaml")
+    assert done.returncode == 0, done.stderr
+    assert (other / "student/model.safetensors").read_bytes() == student(finished)
+    assert f"student: {other / 'student'}\n" in done.stdout and not (tmp_path / "run/student").exists()
+    assert (other / "provenance.json").read_bytes() == (finished / "run/provenance.json").read_bytes()

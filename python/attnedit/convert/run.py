@@ -90,7 +90,8 @@ def convert(recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
             progress.warn(corpus.warning)
         require_same_inputs(run, inputs)
         note_inputs(run, inputs)
-        atomic_write(run / "recipe.yaml", yaml.safe_dump(recipe.resolved(), sort_keys=False))
+        here = recipe.resolved() | {"run": "."}  # moved or copied, the folder continues where it lies
+        atomic_write(run / "recipe.yaml", yaml.safe_dump(here, sort_keys=False))
         with _told(progress):
             return _steps(recipe, teacher, corpus, progress)
 
