@@ -154,7 +154,7 @@ def broken(folder: Path, change: str) -> Path:
         ("nan", "model.layers.0.mlp.up_proj.weight holds NaN or Inf"),
         ("type", "[config.json] model_type must be one of attnedit, deepseek_v3, "),
         ("vocabulary", "the tokenizer has 300 tokens, the teacher's vocabulary only 100"),
-        ("tiny", "too few"),
+        ("tiny", "of 1 document none fell into the share of 0.1 that is held out"),
         ("empty", "corpus.txt"),
         ("pickle", "safetensors"),
     ],

@@ -93,11 +93,11 @@ def look(recipe: Recipe, texts: Texts, heldout: Spilled, on_part: OnCount) -> tu
             marks.append(int(_short(digest(document, recipe.seed))))
     known = np.unique(np.array(marks, np.uint64)[-(data.heldout_documents or len(heldout) or 1) :])
     found = np.zeros(len(known), bool)
-    left, limits = data.train_documents, []
+    left, limits, seen = data.train_documents, [], 0
     for pool in texts.training:
         count = 0
         for document in _documents(texts, counted(pool.parts)):
-            mark = digest(document, recipe.seed)
+            mark, seen = digest(document, recipe.seed), seen + 1
             if texts.heldout is None and is_heldout(mark, data.heldout_share):
                 heldout.add(document.encode())
             elif left is None or count < left:
@@ -109,8 +109,9 @@ def look(recipe: Recipe, texts: Texts, heldout: Spilled, on_part: OnCount) -> tu
         left = None if left is None else left - count
     if not len(heldout) or not sum(limits):
         raise ValueError(
-            f"[data] {len(heldout) + sum(limits)} documents are too few to hold out a share of {data.heldout_share}; "
-            "name held-out files under data.heldout, or set data.separator"
+            f"[data] of {seen:,} document{'s' if seen > 1 else ''} {'all' if len(heldout) else 'none'} fell into the "
+            f"share of {data.heldout_share} that is held out: each one's hash decides, and equal ones fall together; "
+            "there must be more that differ (data.separator cuts files into documents), or files under data.heldout"
         )
     return int(found.sum()), limits
 

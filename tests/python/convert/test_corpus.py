@@ -323,12 +323,18 @@ def test_a_wrong_source_is_named(tmp_path: Path, train: list[Any], said: str) ->
 
 
 def test_what_no_training_can_use_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    (tmp_path / "corpus.txt").write_text("one document only")
-    with (
-        pytest.raises(ValueError, match="1 documents are too few to hold out a share"),
-        opened(recipe(tmp_path), tokenizer, tmp_path / "tokens"),
+    for text, share, said in (
+        ("one document only", 0.02, "of 1 document none fell"),
+        ("the same again\n\nand one more\n\n" * 1000, 0.001, "of 2,000 documents none fell"),
+        ("the same again\n\n" * 20, 0.999, "of 20 documents all fell"),
     ):
-        pass
+        (tmp_path / "corpus.txt").write_text(text)
+        made = recipe(tmp_path, heldout_share=share, train_documents=5)
+        with (
+            pytest.raises(ValueError, match=f"{said} into the share of {share} that is held out: .* equal ones fall"),
+            opened(made, tokenizer, tmp_path / "tokens"),
+        ):
+            pass
     (tmp_path / "corpus.txt").write_text(" \n\n \n")
     with (
         pytest.raises(ValueError, match=r"there must be some text in .*corpus\.txt, got none"),
