@@ -12,6 +12,8 @@ from command import ATTNEDIT, assert_refused, attnedit
 from safetensors.numpy import load_file, save_file
 from tiny import write_recipe
 
+from attnedit.checkpoint.atomic import remove
+
 
 def test_a_second_process_on_the_same_run_is_refused(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, modelwise={"tokens": 10_000_000})
@@ -79,22 +81,37 @@ def test_a_finished_run_is_not_taken_for_another_texts(finished: Path, tmp_path:
     assert_refused(attnedit("convert", tmp_path / "copy/recipe.yaml"), "was made from other inputs: teacher")
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("modelwise/state.safetensors", "cut"),
-        ("layerwise/layer_001/attention.safetensors", "cut"),
-        ("edit/layer_001.safetensors", "cut"),
-        ("edit/config.json", "{"),
-    ],
-)
-def test_a_damaged_run_folder_is_named(finished: Path, tmp_path: Path, name: str, content: str) -> None:
+KEPT = [
+    "tokens/*/heldout.safetensors", "edit/config.json", "edit/layer_001.safetensors",
+    "layerwise/layer_001/attention.safetensors", "modelwise/state.safetensors",
+]  # fmt: skip
+
+
+def test_a_damaged_run_folder_is_named_and_mended(finished: Path, tmp_path: Path) -> None:
+    """All that it keeps at once: the first is named, removed, and so on, until the same command ends as it did."""
     shutil.copytree(finished, tmp_path / "copy")
     run = tmp_path / "copy/run"
     shutil.rmtree(run / "student")
-    damaged = (run / name).read_bytes()[:-9] if content == "cut" else content.encode()
-    (run / name).write_bytes(damaged)
-    assert_refused(attnedit("convert", tmp_path / "copy/recipe.yaml"), str(run / name))
+    damaged = [next(run.glob(pattern)) for pattern in KEPT]
+    for path, damage in zip(damaged, ("cut", "empty", "folder", "link", "cut"), strict=True):
+        kept = path.read_bytes()
+        path.unlink()
+        if damage == "folder":
+            path.mkdir()
+        elif damage == "link":
+            path.symlink_to(run)
+        else:
+            path.write_bytes(kept[:-9] if damage == "cut" else b"")
+    while damaged:
+        done = attnedit("convert", tmp_path / "copy/recipe.yaml")
+        named = [path for path in damaged if str(path) in done.stderr]
+        assert len(named) == 1, done.stderr
+        assert_refused(done, "it is damaged; remove it to have it made again")
+        remove(named[0])
+        damaged.remove(named[0])
+    assert attnedit("convert", tmp_path / "copy/recipe.yaml").returncode == 0
+    path = Path("run/student/model.safetensors")
+    assert (tmp_path / "copy" / path).read_bytes() == (finished / path).read_bytes()
 
 
 def test_an_export_that_does_not_hold_leaves_nothing(finished: Path, tmp_path: Path) -> None:
