@@ -74,7 +74,10 @@ def test_a_finished_run_is_not_taken_for_another_texts(finished: Path, tmp_path:
     shutil.copytree(finished, tmp_path / "copy")
     with (tmp_path / "copy/corpus.txt").open("a") as file:
         file.write("\n\none more document")
-    assert_refused(attnedit("convert", tmp_path / "copy/recipe.yaml"), "was made from other inputs: corpus is ")
+    done = attnedit("convert", tmp_path / "copy/recipe.yaml")
+    assert_refused(done, "was made from other inputs: corpus is ")
+    # The copy's hashes are of files that lay elsewhere.
+    assert f"({tmp_path / 'copy/corpus.txt'} is new, {finished / 'corpus.txt'} is gone); choose another" in done.stderr
     shutil.copy(finished / "corpus.txt", tmp_path / "copy")
     path = tmp_path / "copy/teacher/model.safetensors"
     save_file({name: 2 * array for name, array in load_file(path).items()}, path)

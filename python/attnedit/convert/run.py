@@ -71,7 +71,7 @@ def convert(recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
         "tokenizer": tokenizer.fingerprint(),
         "corpus": texts.fingerprint,
     }
-    require_same_inputs(run, inputs)
+    require_same_inputs(run, inputs, texts.changes)
     report = _finished(run, progress)
     if report is not None:
         note_inputs(run, inputs)
@@ -88,7 +88,7 @@ def convert(recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
         progress.say(f"rows of {recipe.sequence_length} tokens, {len(corpus.heldout):,} documents held out")
         if corpus.warning is not None:
             progress.warn(corpus.warning)
-        require_same_inputs(run, inputs)
+        require_same_inputs(run, inputs, texts.changes)
         note_inputs(run, inputs)
         here = recipe.resolved() | {"run": "."}  # moved or copied, the folder continues where it lies
         atomic_write(run / "recipe.yaml", yaml.safe_dump(here, sort_keys=False))

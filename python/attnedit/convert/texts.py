@@ -3,7 +3,8 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -15,6 +16,7 @@ from attnedit.data import Part, Source, fingerprint, parts
 from attnedit.data.files import format_of
 
 SETTLED = 2  # seconds: a file may be written to again within the same tick of its clock
+NAMED = 3  # files of those that differ
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Texts:
     fingerprint: str  # SHA-256: the files' contents, how they are read and mixed
     hashes: dict[str, Any]  # path -> its stamp and its SHA-256, for another start's `known`
     stamps: dict[Path, list[int]]  # what each file was when it was hashed
+    changes: str  # by which files it differs from the earlier start's, if that is known
 
     def documents(self, part: Part) -> Iterator[str]:
         """The documents of a part of it. Raises ValueError where its file is not what was hashed any more."""
@@ -71,10 +74,11 @@ def find_texts(recipe: Recipe, known: Path | None = None) -> Texts:
                 if grown or _stamp(path) != stamp:
                     raise _changed(path)
                 stamps[path] = stamp
-                if max(stamp[1:3]) < began - SETTLED * 10**9:
-                    hashes[str(path)] = {"stamp": stamp, "sha256": read[path]}
+                settled = max(stamp[1:3]) < began - SETTLED * 10**9
+                hashes[str(path)] = {"stamp": stamp if settled else None, "sha256": read[path]}
         said.append([pool.weight, [(read[path], *how) for path, *how in files]])
-    return Texts(training, heldout, hashlib.sha256(json.dumps(said).encode()).hexdigest(), hashes, stamps)
+    made_from = hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    return Texts(training, heldout, made_from, hashes, stamps, _changes(before, hashes))
 
 
 def _changed(path: Path) -> ValueError:
@@ -82,6 +86,24 @@ def _changed(path: Path) -> ValueError:
         f"[data] {path} was {'changed' if path.exists() else 'removed'} while the run read it; start again when nobody "
         "writes to it: the run continues if the text is the same as before"
     )
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The first files that are not what they were; one that only lies elsewhere is."""
+    if not before:
+        return ""
+    same = {path for path, one in now.items() if before.get(path, {}).get("sha256") == one["sha256"]}
+    left = Counter(one["sha256"] for path, one in before.items() if path not in same)
+    told = []
+    for path, one in now.items():
+        if path not in same and left[one["sha256"]] == 0:
+            told.append(f"{path} {'differs' if path in before else 'is new'}")
+        elif path not in same:
+            left[one["sha256"]] -= 1
+    told += [f"{path} is gone" for path, one in before.items() if path not in now and left[one["sha256"]] > 0]
+    if not told:
+        return "the files are the same, but not their order, field, separator or weight"
+    return ", ".join(told[:NAMED]) + (f" and {len(told) - NAMED} more" if len(told) > NAMED else "")
 
 
 def _stamp(path: Path) -> list[int]:

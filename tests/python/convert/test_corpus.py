@@ -193,6 +193,28 @@ def test_a_file_is_hashed_again_only_where_it_was_touched(
     assert found(60) == (other, ["a.txt", "b.txt"])  # damaged, it is of no use
 
 
+def test_the_files_that_differ_are_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    def found() -> str:
+        return find_texts(made, tmp_path / "tokens" / FILES).changes.replace(f"{tmp_path}/", "")
+
+    for name in "abcdef":
+        (tmp_path / f"{name}.txt").write_text(words(9, ord(name)))
+    made = recipe(tmp_path, train=["?.txt"], heldout_share=0.3)
+    assert found() == ""
+    with open_corpus(made, find_texts(made), tokenizer, 300, tmp_path / "tokens"):
+        pass
+    (tmp_path / "a.txt").rename(tmp_path / "x.txt")
+    assert found() == "the files are the same, but not their order, field, separator or weight"
+    (tmp_path / "b.txt").write_text("other")
+    assert found() == "b.txt differs"
+    (tmp_path / "c.txt").unlink()
+    (tmp_path / "y.txt").write_text(words(9, ord("d")))  # there twice now
+    assert found() == "b.txt differs, y.txt is new, c.txt is gone"
+    (tmp_path / "e.txt").unlink()
+    (tmp_path / "f.txt").unlink()
+    assert found() == "b.txt differs, y.txt is new, c.txt is gone and 2 more"
+
+
 def in_place(path: Path) -> None:
     with path.open("r+b") as file:
         file.seek(-600, os.SEEK_END)
