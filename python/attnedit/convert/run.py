@@ -42,6 +42,8 @@ from attnedit.models import attnedit as own_format
 from attnedit.models.decoder import edited_layers
 from attnedit.models.load import map_parameters
 
+LOWER = "try more tokens or a lower learning_rate"
+
 
 def convert(recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
     """Runs a recipe, or continues it; returns the report. A finished run's report is returned at once."""
@@ -135,6 +137,9 @@ def _steps(recipe: Recipe, teacher: Decoder, corpus: Corpus, progress: Progress)
             student, teacher, corpus.train, recipe.layerwise, folder=_made(run / "layerwise"), seed=seed,
             on_step=on_layer_step,
         )  # fmt: skip
+    back = sum(not layer.kept for layer in layers)
+    if back:
+        progress.warn(f"phase 1 made {back} of {len(layers)} layers worse and was taken back there: {LOWER}")
     evaluations["layerwise"] = measure("layerwise")
     layerwise_kept = distill.probe_kl(student, teacher, corpus.train) <= started
     if not layerwise_kept:
@@ -145,6 +150,8 @@ def _steps(recipe: Recipe, teacher: Decoder, corpus: Corpus, progress: Progress)
             student, teacher, corpus.train, recipe.modelwise, folder=_made(run / "modelwise"), seed=seed,
             on_step=lambda step, steps, losses: on_step(0, step, steps, losses["kl"]),
         )  # fmt: skip
+    if not outcome.kept:
+        progress.warn(f"phase 2 made the model worse and was taken back: {LOWER}")
     evaluations["modelwise"] = measure("modelwise")
     progress.say(f"writing {run / 'report.md'}")
     report = write_report(
