@@ -258,14 +258,34 @@ def table(runs: Annotated[list[Path], typer.Argument(help="run folders")]) -> No
         raise ValueError(f"[table] report.json must be of a finished run of this version, {error} is missing") from None
 
 
+def _interruptible() -> Any:
+    """app, which Ctrl-C and SIGTERM end; also where a library catches that and makes an error of its own of it."""
+    stopped = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopped
+        stopped = True
+        raise KeyboardInterrupt
+
+    for each in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(each) is not signal.SIG_IGN:  # as nohup and the like leave them
+            signal.signal(each, stop)
+    sys.unraisablehook = lambda one: None if one.exc_type is KeyboardInterrupt else sys.__unraisablehook__(one)
+    try:
+        runtime.instruction_set()  # a wrong ATTNEDIT_ISA is told before anything is read or written
+        return app(standalone_mode=False)  # typer turns Ctrl-C into 130, and a pipe that nobody reads into 1
+    except Exception:
+        if stopped:
+            raise KeyboardInterrupt from None
+        raise
+
+
 def main() -> None:
     """Exit 2 with one line for bad input; 130 after Ctrl-C or SIGTERM, which keep a checkpoint."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     runtime.report_lost_files()
     try:
-        runtime.instruction_set()  # a wrong ATTNEDIT_ISA is told before anything is read or written
-        code = app(standalone_mode=False)  # typer turns Ctrl-C into 130, and a pipe that nobody reads into 1
+        code = _interruptible()
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would flush again, and complain

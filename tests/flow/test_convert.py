@@ -163,6 +163,19 @@ def test_what_makes_figures_worthless_is_told(finished: Path, tmp_path: Path) ->
     assert str(tmp_path / "run") in rows and str(finished / "run") in rows
 
 
+def test_training_that_was_taken_back_is_told(tmp_path: Path) -> None:
+    phase = {"tokens": 5_000, "learning_rate": 10.0}
+    recipe = write_recipe(tmp_path, layerwise=phase, modelwise=phase)
+    done = attnedit("convert", recipe)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    assert [layer["kept"] for layer in report["layers"]] == [False, False] and not report["modelwise"]["kept"]
+    for said in ("phase 1 made 2 of 2 layers worse and was taken back there", "phase 2 made the model worse and was"):
+        assert f"warning: {said}" in done.stderr
+    calm = attnedit("convert", write_recipe(tmp_path, run="calm"))
+    assert calm.returncode == 0 and "warning: phase" not in calm.stderr
+
+
 def test_plan_info_generate_and_export_run(finished: Path, tmp_path: Path) -> None:
     planned = attnedit("plan", finished / "recipe.yaml", "--context", 64)
     assert planned.returncode == 0 and "(-37.5 %)" in planned.stdout, planned.stdout + planned.stderr

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command import ATTNEDIT
+from command import ATTNEDIT, attnedit
 from tiny import write_recipe
 
 MAIN = ATTNEDIT[-1]
@@ -74,6 +74,31 @@ def test_a_teacher_that_is_cut_while_it_is_read_is_named(finished: Path, tmp_pat
     _, said = process.communicate(timeout=60)
     assert refusal(process.returncode, said) == f"attnedit: {path}: was cut while it was open, or its disk failed"
     assert "model.safetensors" in refusal(*converted(tmp_path))
+    path.write_bytes(whole)
+    code, said = converted(tmp_path)
+    assert code == 0, said
+    assert student(tmp_path) == student(finished)
+
+
+CHANGED = """
+import attnedit.convert.corpus as corpus
+looked = corpus.heldout_documents
+def then_change(path, recipe, *rest):
+    found = looked(path, recipe, *rest)
+    with open(recipe.data.train[0], "r+b") as file:
+        file.write(b"other text")
+    return found
+corpus.heldout_documents = then_change
+"""
+
+
+def test_text_that_changes_while_a_run_reads_it_is_named(finished: Path, tmp_path: Path) -> None:
+    write_recipe(tmp_path)
+    path = tmp_path / "corpus.txt"
+    whole = path.read_bytes()
+    line = refusal(*converted(tmp_path, CHANGED + MAIN))
+    assert line.startswith(f"attnedit: [data] {path} was changed while the run read it; start again when nobody writes")
+    assert not list((tmp_path / "run").rglob("0*.safetensors")) and half_written(tmp_path) == []
     path.write_bytes(whole)
     code, said = converted(tmp_path)
     assert code == 0, said
@@ -161,6 +186,27 @@ def test_a_student_that_is_damaged_is_named(finished: Path, tmp_path: Path) -> N
     assert student(tmp_path) == student(finished)
 
 
+def test_a_student_without_a_file_is_named(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "run/student"
+    for sums in (True, False):
+        for name in ("model.safetensors", "config.json", *(["tokenizer.json", "README.md"] if sums else [])):
+            (folder / name).unlink()
+            line = refusal(*converted(tmp_path))
+            assert sums is False or f"{folder / name} is missing" in line
+            assert line.endswith(f"; remove {folder}, and the same command makes it again")
+            shutil.copy(finished / "run/student" / name, folder)
+        code, said = converted(tmp_path)
+        assert code == 0 and "is finished; nothing was computed again" in said
+        (folder / "SHA256SUMS").unlink(missing_ok=True)
+    shutil.rmtree(folder)
+    code, said = converted(tmp_path)
+    assert code == 0, said
+    assert sorted((p.name, p.read_bytes()) for p in folder.iterdir()) == sorted(
+        (p.name, p.read_bytes()) for p in (finished / "run/student").iterdir()
+    )
+
+
 def test_files_that_the_system_refuses(finished: Path, tmp_path: Path) -> None:
     write_recipe(tmp_path)
     for longest in (100, 9_000, 25_000, 60_000):
@@ -235,3 +281,13 @@ def test_a_copy_continues_elsewhere_by_another_clock(finished: Path, tmp_path: P
         status, said = converted(folder, code)
         assert status == 0, said
         assert student(folder) == student(finished)
+
+
+def test_a_run_folder_that_was_copied_continues_by_its_own_recipe(finished: Path, tmp_path: Path) -> None:
+    interrupted(tmp_path, "modelwise/metrics.jsonl", signal.SIGKILL).communicate()
+    other = shutil.copytree(tmp_path / "run", tmp_path / "elsewhere/other")
+    done = attnedit("convert", other / "recipe.yaml")
+    assert done.returncode == 0, done.stderr
+    assert (other / "student/model.safetensors").read_bytes() == student(finished)
+    assert f"student: {other / 'student'}\n" in done.stdout and not (tmp_path / "run/student").exists()
+    assert (other / "provenance.json").read_bytes() == (finished / "run/provenance.json").read_bytes()

@@ -12,6 +12,8 @@ from command import ATTNEDIT, assert_refused, attnedit
 from safetensors.numpy import load_file, save_file
 from tiny import write_recipe
 
+from attnedit.checkpoint.atomic import remove
+
 
 def test_a_second_process_on_the_same_run_is_refused(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, modelwise={"tokens": 10_000_000})
@@ -72,29 +74,47 @@ def test_a_finished_run_is_not_taken_for_another_texts(finished: Path, tmp_path:
     shutil.copytree(finished, tmp_path / "copy")
     with (tmp_path / "copy/corpus.txt").open("a") as file:
         file.write("\n\none more document")
-    assert_refused(attnedit("convert", tmp_path / "copy/recipe.yaml"), "was made from other inputs: corpus is ")
+    done = attnedit("convert", tmp_path / "copy/recipe.yaml")
+    assert_refused(done, "was made from other inputs: corpus is ")
+    # The copy's hashes are of files that lay elsewhere.
+    assert f"({tmp_path / 'copy/corpus.txt'} is new, {finished / 'corpus.txt'} is gone); choose another" in done.stderr
     shutil.copy(finished / "corpus.txt", tmp_path / "copy")
     path = tmp_path / "copy/teacher/model.safetensors"
     save_file({name: 2 * array for name, array in load_file(path).items()}, path)
     assert_refused(attnedit("convert", tmp_path / "copy/recipe.yaml"), "was made from other inputs: teacher")
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("modelwise/state.safetensors", "cut"),
-        ("layerwise/layer_001/attention.safetensors", "cut"),
-        ("edit/layer_001.safetensors", "cut"),
-        ("edit/config.json", "{"),
-    ],
-)
-def test_a_damaged_run_folder_is_named(finished: Path, tmp_path: Path, name: str, content: str) -> None:
+KEPT = [
+    "tokens/*/heldout.safetensors", "edit/config.json", "edit/layer_001.safetensors",
+    "layerwise/layer_001/attention.safetensors", "modelwise/state.safetensors",
+]  # fmt: skip
+
+
+def test_a_damaged_run_folder_is_named_and_mended(finished: Path, tmp_path: Path) -> None:
+    """All that it keeps at once: the first is named, removed, and so on, until the same command ends as it did."""
     shutil.copytree(finished, tmp_path / "copy")
     run = tmp_path / "copy/run"
     shutil.rmtree(run / "student")
-    damaged = (run / name).read_bytes()[:-9] if content == "cut" else content.encode()
-    (run / name).write_bytes(damaged)
-    assert_refused(attnedit("convert", tmp_path / "copy/recipe.yaml"), str(run / name))
+    damaged = [next(run.glob(pattern)) for pattern in KEPT]
+    for path, damage in zip(damaged, ("cut", "empty", "folder", "link", "cut"), strict=True):
+        kept = path.read_bytes()
+        path.unlink()
+        if damage == "folder":
+            path.mkdir()
+        elif damage == "link":
+            path.symlink_to(run)
+        else:
+            path.write_bytes(kept[:-9] if damage == "cut" else b"")
+    while damaged:
+        done = attnedit("convert", tmp_path / "copy/recipe.yaml")
+        named = [path for path in damaged if str(path) in done.stderr]
+        assert len(named) == 1, done.stderr
+        assert_refused(done, "it is damaged; remove it to have it made again")
+        remove(named[0])
+        damaged.remove(named[0])
+    assert attnedit("convert", tmp_path / "copy/recipe.yaml").returncode == 0
+    path = Path("run/student/model.safetensors")
+    assert (tmp_path / "copy" / path).read_bytes() == (finished / path).read_bytes()
 
 
 def test_an_export_that_does_not_hold_leaves_nothing(finished: Path, tmp_path: Path) -> None:
@@ -154,7 +174,7 @@ def broken(folder: Path, change: str) -> Path:
         ("nan", "model.layers.0.mlp.up_proj.weight holds NaN or Inf"),
         ("type", "[config.json] model_type must be one of attnedit, deepseek_v3, "),
         ("vocabulary", "the tokenizer has 300 tokens, the teacher's vocabulary only 100"),
-        ("tiny", "too few"),
+        ("tiny", "of 1 document none fell into the share of 0.1 that is held out"),
         ("empty", "corpus.txt"),
         ("pickle", "safetensors"),
     ],

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -40,6 +41,61 @@ def test_errors_are_one_line(
         cli.main()
     assert ended.value.code == code
     assert capsys.readouterr().err == line + "\n"
+
+
+ENTRY = """
+import os, sys
+class Press:  # the key, when this module is imported
+    def find_spec(self, name, *_):
+        if name == WHERE:
+            os.kill(os.getpid(), NUMBER)
+sys.meta_path.insert(0, Press())
+sys.path.append(PYTHON)  # where the command is not installed
+sys.argv = ["attnedit", "info", "nowhere"]
+from attnedit_cli import main
+main()
+"""
+SWALLOWED = """
+import signal
+from attnedit import cli
+class Late:
+    def __del__(self):
+        signal.raise_signal(NUMBER)
+def app(standalone_mode):
+    if WHERE == "ignored":
+        Late()
+        return 0
+    try:
+        signal.raise_signal(NUMBER)
+    except KeyboardInterrupt:
+        raise ValueError("run must be some text")
+cli.app = app
+cli.main()
+"""
+
+
+def pressed(code: str, where: str, number: int, ignored: bool = False) -> tuple[int, str]:
+    python = Path(__file__).parents[2] / "python"
+    for name, value in {"WHERE": where, "NUMBER": int(number), "PYTHON": str(python)}.items():
+        code = code.replace(name, repr(value))
+    before = signal.signal(number, signal.SIG_IGN) if ignored else None  # a child inherits that
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    finally:
+        if ignored:
+            signal.signal(number, before)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_the_command_from_its_first_moment(number: int) -> None:
+    stopped = (130, "attnedit: stopped; the same command continues\n")
+    for where in ("attnedit", "numpy.linalg", "attnedit.cli"):
+        assert pressed(ENTRY, where, number) == stopped, where
+    assert pressed(SWALLOWED, "caught", number) == stopped
+    assert pressed(SWALLOWED, "ignored", number) == (0, "")
+    code, said = pressed(ENTRY, "attnedit.cli", number, ignored=True)
+    assert code == 2 and "nowhere" in said
 
 
 def attnedit(*arguments: object) -> list[str]:

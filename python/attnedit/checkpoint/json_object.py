@@ -3,6 +3,8 @@
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,17 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return found
+
+
+@contextmanager
+def remade(path: Path) -> Iterator[None]:
+    """Around the reading of a file that a run keeps for itself: what is there and is none of ours can be made again."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        if not path.exists():
+            raise
+        raise type(error)(f"{error}: it is damaged; remove it to have it made again") from None
 
 
 def must_be_file(path: Path) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnedit.checked import shown
-from attnedit.checkpoint.json_object import MOST_JSON_BYTES, must_be_file, parse_object
+from attnedit.checkpoint.json_object import MOST_JSON_BYTES, must_be_file, parse_object, remade
 from attnedit.checkpoint.pages import give_back
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -158,7 +158,8 @@ def checksum(name: str, array: Array) -> int:
 
 def read_arrays(path: Path) -> Mapping[str, Array]:
     """The arrays that write_arrays stored, mapped. Raises ValueError with the file's name where it was damaged."""
-    file = SafetensorsFile(path)
+    with remade(path):
+        file = SafetensorsFile(path)
     arrays = {name: file.array(name) for name in file.stored}
     noted = parse_object(file.metadata.get(CHECKSUMS, "{}").encode(), f"[checkpoint] {path}: {CHECKSUMS}")
     for name in sorted(arrays.keys() | noted.keys()):

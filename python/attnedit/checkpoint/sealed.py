@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attnedit.checkpoint.atomic import atomic_write
-from attnedit.checkpoint.json_object import read_object
+from attnedit.checkpoint.json_object import read_object, remade
 
 SEAL = "crc32"
 
@@ -19,10 +19,8 @@ def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
 
 def read_sealed(path: Path) -> dict[str, Any]:
     """The values that write_sealed stored. Raises ValueError with the file's name where they are not as written."""
-    try:
+    with remade(path):
         values = read_object(path)
-    except ValueError as error:
-        raise ValueError(f"{error}: it is damaged; remove the file to have it made again") from None
     if values.pop(SEAL, None) != _seal(values):
         raise ValueError(
             f"[checkpoint] {path} is damaged: it does not have its checksum; remove the file to have it made again"

@@ -19,11 +19,11 @@ def write_sums(folder: Path) -> None:
     (folder / SUMS).write_text("".join(f"{sha256(folder / name)}  {name}\n" for name in names), "utf-8")
 
 
-def compare_sums(folder: Path) -> None:
+def compare_sums(folder: Path, whole: bool = False) -> None:
     """Reads every file that SHA256SUMS names, where folder has one.
 
-    Raises ValueError with the name of weights that are not what was written. People write into the other files, so of
-    those it warns, and of what SHA256SUMS says of no file.
+    Raises ValueError with the name of weights that are not what was written, FileNotFoundError of weights (whole: of
+    any file) that are missing. People write into the other files, so of those it warns, and of lines that are none.
     """
     path = folder / SUMS
     if not path.is_file():
@@ -33,8 +33,13 @@ def compare_sums(folder: Path) -> None:
     noted: dict[Path, str] = {}
     for number, line in enumerate(lines, 1):
         found = _LINE.fullmatch(line)
-        if found is None or not (folder / found[2]).is_file():
+        if found is None:
             warnings.warn(f"{path} line {number} is not a SHA-256 and the name of a file of this folder", stacklevel=3)
+        elif not (other := folder / found[2]).is_file():
+            said = f"{other} {'must be a file' if other.exists() else 'is missing'}, {SUMS} notes it"
+            if whole or other.suffix == ".safetensors":
+                raise FileNotFoundError(f"[checkpoint] {said}")
+            warnings.warn(said, stacklevel=3)
         else:
             require_inside(folder, folder / found[2])
             noted[folder / found[2]] = found[1]

@@ -80,7 +80,7 @@ def open_corpus(
     for i, pool in enumerate(texts.training):
         limit = None if data.train_documents is None else limits[i]
         reading = pool.parts if limit is not None else _mixed(pool.parts, seed)
-        caches.append(TokenCache(ours / f"source_{i}", reading, tokenizer, trained, limit))
+        caches.append(TokenCache(ours / f"source_{i}", texts, reading, tokenizer, trained, limit))
     weighted = [(cache, pool.weight) for cache, pool in zip(caches, texts.training, strict=True)]
     rows = StreamedRows(weighted, recipe.sequence_length, seed)
     kept = heldout_rows(documents, recipe.sequence_length)

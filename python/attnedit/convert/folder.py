@@ -55,17 +55,19 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def require_same_inputs(folder: Path, inputs: Mapping[str, Any]) -> None:
-    """A folder made from something else is refused, the difference named; only the given parts are compared."""
+def require_same_inputs(folder: Path, inputs: Mapping[str, Any], corpus_changes: str = "") -> None:
+    """A folder made from something else is refused, the difference named; only the given parts are compared.
+    corpus_changes: what is known of a change of the corpus beside its hash."""
     made_from = _made_from(folder)
     if made_from is None:
         return
     mine, theirs = flat(json.loads(json.dumps(inputs))), flat({k: v for k, v in made_from.items() if k in inputs})
     for key in sorted(mine.keys() | theirs.keys()):
         if mine.get(key) != theirs.get(key):
+            why = f" ({corpus_changes})" if key == "corpus" and corpus_changes else ""
             raise ValueError(
                 f"[convert] {folder} was made from other inputs: {key} is {mine.get(key)!r} now and was "
-                f"{theirs.get(key)!r}; choose another run folder or remove this one"
+                f"{theirs.get(key)!r}{why}; choose another run folder or remove this one"
             )
 
 

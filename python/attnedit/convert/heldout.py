@@ -88,16 +88,16 @@ def look(recipe: Recipe, texts: Texts, heldout: Spilled, on_part: OnCount) -> tu
 
     data, marks = recipe.data, array("Q")  # the beginning of each one's digest, where they have files of their own
     if texts.heldout is not None:
-        for document in _documents(counted(texts.heldout)):
+        for document in _documents(texts, counted(texts.heldout)):
             heldout.add(document.encode())
             marks.append(int(_short(digest(document, recipe.seed))))
     known = np.unique(np.array(marks, np.uint64)[-(data.heldout_documents or len(heldout) or 1) :])
     found = np.zeros(len(known), bool)
-    left, limits = data.train_documents, []
+    left, limits, seen = data.train_documents, [], 0
     for pool in texts.training:
         count = 0
-        for document in _documents(counted(pool.parts)):
-            mark = digest(document, recipe.seed)
+        for document in _documents(texts, counted(pool.parts)):
+            mark, seen = digest(document, recipe.seed), seen + 1
             if texts.heldout is None and is_heldout(mark, data.heldout_share):
                 heldout.add(document.encode())
             elif left is None or count < left:
@@ -109,8 +109,9 @@ def look(recipe: Recipe, texts: Texts, heldout: Spilled, on_part: OnCount) -> tu
         left = None if left is None else left - count
     if not len(heldout) or not sum(limits):
         raise ValueError(
-            f"[data] {len(heldout) + sum(limits)} documents are too few to hold out a share of {data.heldout_share}; "
-            "name held-out files under data.heldout, or set data.separator"
+            f"[data] of {seen:,} document{'s' if seen > 1 else ''} {'all' if len(heldout) else 'none'} fell into the "
+            f"share of {data.heldout_share} that is held out: each one's hash decides, and equal ones fall together; "
+            "there must be more that differ (data.separator cuts files into documents), or files under data.heldout"
         )
     return int(found.sum()), limits
 
@@ -119,12 +120,12 @@ def _short(mark: bytes) -> np.uint64:
     return np.uint64(int.from_bytes(mark[:8], "big"))
 
 
-def _documents(parts: Iterable[Part]) -> Iterator[str]:
+def _documents(texts: Texts, parts: Iterable[Part]) -> Iterator[str]:
     """Raises ValueError if there is none."""
     any_text, files = False, dict[Path, None]()
     for part in parts:
         files[part.path] = None
-        for document in part.documents():
+        for document in texts.documents(part):
             any_text = True
             yield document
     if not any_text:

@@ -42,6 +42,8 @@ from attnedit.models import attnedit as own_format
 from attnedit.models.decoder import edited_layers
 from attnedit.models.load import map_parameters
 
+LOWER = "try more tokens or a lower learning_rate"
+
 
 def convert(recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
     """Runs a recipe, or continues it; returns the report. A finished run's report is returned at once."""
@@ -72,7 +74,7 @@ def convert(recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
         "tokenizer": tokenizer.fingerprint(),
         "corpus": texts.fingerprint,
     }
-    require_same_inputs(run, inputs)
+    require_same_inputs(run, inputs, texts.changes)
     report = _finished(run, progress)
     if report is not None:
         note_inputs(run, inputs)
@@ -89,18 +91,25 @@ def convert(recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
         progress.say(f"rows of {recipe.sequence_length} tokens, {len(corpus.heldout):,} documents held out")
         if corpus.warning is not None:
             progress.warn(corpus.warning)
-        require_same_inputs(run, inputs)
+        require_same_inputs(run, inputs, texts.changes)
         note_inputs(run, inputs)
-        atomic_write(run / "recipe.yaml", yaml.safe_dump(recipe.resolved(), sort_keys=False))
+        here = recipe.resolved() | {"run": "."}  # moved or copied, the folder continues where it lies
+        atomic_write(run / "recipe.yaml", yaml.safe_dump(here, sort_keys=False))
         with _told(progress):
             return _steps(recipe, teacher, corpus, progress)
 
 
 def _finished(run: Path, progress: Progress) -> dict[str, Any] | None:
     """The report of a run that has all its results. Raises ValueError where the student is not what was written."""
-    with _told(progress):
-        compare_sums(run / "student")
-    if not all((run / name).exists() for name in ("student/config.json", "report.json", "report.md")):
+    student = run / "student"
+    if student.exists():
+        try:
+            with _told(progress):
+                compare_sums(student, whole=True)
+            Checkpoint.open(student)  # SHA256SUMS may be missing, too
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{error}; remove {student}, and the same command makes it again") from None
+    if not all((run / name).exists() for name in ("student", "report.json", "report.md")):
         return None
     try:
         return read_sealed(run / "report.json")
@@ -129,6 +138,9 @@ def _steps(recipe: Recipe, teacher: Decoder, corpus: Corpus, progress: Progress)
             student, teacher, corpus.train, recipe.layerwise, folder=_made(run / "layerwise"), seed=seed,
             on_step=on_layer_step,
         )  # fmt: skip
+    back = sum(not layer.kept for layer in layers)
+    if back:
+        progress.warn(f"phase 1 made {back} of {len(layers)} layers worse and was taken back there: {LOWER}")
     evaluations["layerwise"] = measure("layerwise")
     layerwise_kept = distill.probe_kl(student, teacher, corpus.train) <= started
     if not layerwise_kept:
@@ -139,6 +151,8 @@ def _steps(recipe: Recipe, teacher: Decoder, corpus: Corpus, progress: Progress)
             student, teacher, corpus.train, recipe.modelwise, folder=_made(run / "modelwise"), seed=seed,
             on_step=lambda step, steps, losses: on_step(0, step, steps, losses["kl"]),
         )  # fmt: skip
+    if not outcome.kept:
+        progress.warn(f"phase 2 made the model worse and was taken back: {LOWER}")
     evaluations["modelwise"] = measure("modelwise")
     progress.say(f"writing {run / 'report.md'}")
     report = write_report(

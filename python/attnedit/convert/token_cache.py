@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from attnedit.checkpoint import read_arrays, read_sealed, write_arrays, write_sealed
+from attnedit.convert.texts import Texts
 from attnedit.data import Part, Shard, Tokenizer, joined
 from attnedit.tensor import Array
 
@@ -30,7 +31,7 @@ class Stopped(Exception):
 
 
 class TokenCache:
-    """Shards of what `parts` hold, in their order, made at first need.
+    """Shards of what `parts` of the texts hold, in their order, made at first need.
 
     trained: whether a document is trained on. most: how many such documents at most; None: all.
     """
@@ -38,12 +39,14 @@ class TokenCache:
     def __init__(
         self,
         folder: Path,
+        texts: Texts,
         parts: Sequence[Part],
         tokenizer: Tokenizer,
         trained: Callable[[str], bool],
         most: int | None,
     ) -> None:
-        self._folder, self._parts, self._tokenizer, self._trained, self._most = folder, parts, tokenizer, trained, most
+        self._folder, self._texts, self._parts, self._tokenizer = folder, texts, parts, tokenizer
+        self._trained, self._most = trained, most
         # Part, document of that part and documents trained on so far: where the next shard begins.
         self._at = (0, 0, 0)
         self._documents: Iterator[str] | None = None
@@ -96,6 +99,8 @@ class TokenCache:
         self._documents = self._documents or self._read()
         try:
             documents = list(self._tokenizer.encode_stream(self._take(self._documents)))
+            if documents:  # a shard may end within a part
+                self._texts.require_unchanged(self._parts[self._at[0]].path)
         except BaseException:
             self._documents, self._at = None, before  # what is broken now is not the end of the text
             raise
@@ -121,7 +126,7 @@ class TokenCache:
         """The documents to train on from self._at on, which follows."""
         first, skipped, trained = self._at
         for number in range(first, len(self._parts)):
-            for i, document in enumerate(self._parts[number].documents()):
+            for i, document in enumerate(self._texts.documents(self._parts[number])):
                 if number == first and i < skipped:
                     continue
                 if trained == self._most:

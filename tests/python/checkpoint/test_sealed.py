@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from attnedit.checkpoint import read_sealed, write_sealed
+from attnedit.checkpoint import read_arrays, read_sealed, write_arrays, write_sealed
 
 VALUES = {
     "layer": 3, "rate": 1.5e-05, "kept": True, "none": None, "shape": [1, 2.25], "text": "größer\n", "in": {"a": []},
@@ -44,3 +45,25 @@ def test_what_has_no_checksum_is_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(ValueError, match=r"result\.json.* damaged"):
         read_sealed(path)
+
+
+@pytest.mark.parametrize("kind", ["json", "safetensors"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "text", "header", "folder", "link to a folder", "absent"])
+def test_what_can_be_made_again_is_told_so(tmp_path: Path, kind: str, damage: str) -> None:
+    path = tmp_path / f"kept.{kind}"
+    if kind == "json":
+        write_sealed(path, VALUES)
+    else:
+        write_arrays(path, {"a": np.arange(99.0)})
+    whole = path.read_bytes()
+    path.unlink()
+    if damage == "folder":
+        path.mkdir()
+    elif damage == "link to a folder":
+        path.symlink_to(tmp_path)
+    elif damage != "absent":
+        path.write_bytes({"empty": b"", "cut": whole[:-9], "text": b"something", "header": b"\xff" * 8}[damage])
+    with pytest.raises((FileNotFoundError, ValueError)) as caught:
+        (read_sealed if kind == "json" else read_arrays)(path)
+    said = str(caught.value)
+    assert str(path) in said and ("is damaged; remove it to have it made again" in said) == (damage != "absent")

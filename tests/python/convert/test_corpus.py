@@ -5,6 +5,7 @@ import os
 import time
 import tracemalloc
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import yaml
 from tiny import words, write_teacher
 
 from attnedit.convert import read_recipe, token_cache
+from attnedit.convert import texts as texts_module
 from attnedit.convert.corpus import FILES, Corpus, open_corpus
 from attnedit.convert.heldout import Spilled, look
 from attnedit.convert.recipe import Recipe
@@ -191,6 +193,100 @@ def test_a_file_is_hashed_again_only_where_it_was_touched(
     assert found(60) == (other, ["a.txt", "b.txt"])  # damaged, it is of no use
 
 
+def test_the_files_that_differ_are_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    def found() -> str:
+        return find_texts(made, tmp_path / "tokens" / FILES).changes.replace(f"{tmp_path}/", "")
+
+    for name in "abcdef":
+        (tmp_path / f"{name}.txt").write_text(words(9, ord(name)))
+    made = recipe(tmp_path, train=["?.txt"], heldout_share=0.3)
+    assert found() == ""
+    with open_corpus(made, find_texts(made), tokenizer, 300, tmp_path / "tokens"):
+        pass
+    (tmp_path / "a.txt").rename(tmp_path / "x.txt")
+    assert found() == "the files are the same, but not their order, field, separator or weight"
+    (tmp_path / "b.txt").write_text("other")
+    assert found() == "b.txt differs"
+    (tmp_path / "c.txt").unlink()
+    (tmp_path / "y.txt").write_text(words(9, ord("d")))  # there twice now
+    assert found() == "b.txt differs, y.txt is new, c.txt is gone"
+    (tmp_path / "e.txt").unlink()
+    (tmp_path / "f.txt").unlink()
+    assert found() == "b.txt differs, y.txt is new, c.txt is gone and 2 more"
+
+
+def in_place(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(-600, os.SEEK_END)
+        file.write(b"other text")
+
+
+def replaced(path: Path) -> None:
+    path.with_suffix(".new").write_bytes(path.read_bytes().replace(b"river", b"rover"))
+    path.with_suffix(".new").rename(path)
+
+
+CHANGES = [in_place, replaced, lambda path: os.truncate(path, 20_000), lambda path: os.truncate(path, 0), Path.unlink]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("kind", ["txt", "jsonl"])
+def test_text_that_changes_while_it_is_read_is_refused(
+    tmp_path: Path, tokenizer: Tokenizer, kind: str, change: Callable[[Path], None]
+) -> None:
+    """By whoever looks through it, and by whoever makes a shard of it; what was made before stays."""
+    path = tmp_path / f"corpus.{kind}"
+    texts = words(400, 1).split("\n\n")
+    path.write_text("\n\n".join(texts) if kind == "txt" else "\n".join(json.dumps({"text": text}) for text in texts))
+    before = path.read_bytes()
+    made = recipe(tmp_path, train=[path.name])
+    said = rf"\[data\] {path} was (changed|removed) while the run read it; start again"
+    with opened(made, tokenizer, tmp_path / "calm") as corpus:
+        wanted = corpus.train[:400]
+
+    def at_part(done: int, of: int) -> None:
+        if done == 3:
+            change(path)
+
+    found = find_texts(made)
+    with pytest.raises(ValueError, match=said), open_corpus(made, found, tokenizer, 300, tmp_path / "x", at_part):
+        pass
+    assert not [other for other in (tmp_path / "x").glob("*/*") if not other.name.startswith(".")]
+    path.write_bytes(before)
+    with opened(made, tokenizer, tmp_path / "x") as corpus:
+        corpus.train[:1]
+        change(path)
+        with pytest.raises(ValueError, match=said):
+            corpus.train[:400]
+    kept = sorted((tmp_path / "x").rglob("0*.safetensors"))
+    assert 1 <= len(kept) <= 2  # the first, and the one that may have been made before the change
+    path.write_bytes(before)
+    with opened(made, tokenizer, tmp_path / "x") as corpus:
+        assert np.array_equal(corpus.train[:400], wanted)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_text_that_changes_while_it_is_hashed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
+) -> None:
+    def slow(paths: list[Path]) -> str:
+        found = fingerprint(paths)
+        change(paths[0])
+        return found
+
+    path = tmp_path / "corpus.txt"
+    path.write_text(words(200, 1))
+    monkeypatch.setattr("attnedit.convert.texts.fingerprint", slow)
+    with pytest.raises(ValueError, match=f"{path} was (changed|removed) while the run read it"):
+        find_texts(recipe(tmp_path))
+    monkeypatch.undo()
+    path.write_text(words(200, 1))
+    real = texts_module._stamp
+    monkeypatch.setattr(texts_module, "_stamp", lambda path: (path.write_text(words(201, 1)), real(path))[1])
+    with pytest.raises(ValueError, match=f"{path} was changed while the run read it"):
+        find_texts(recipe(tmp_path))
+
+
 def test_documents_that_are_trained_on_too_are_counted(tmp_path: Path) -> None:
     (tmp_path / "corpus.txt").write_text("\n\n".join(f"document {i}" for i in range(3000)))
     (tmp_path / "held.txt").write_text("\n\n".join(f"document {i}" for i in range(2000, 6000)))
@@ -249,12 +345,18 @@ def test_a_wrong_source_is_named(tmp_path: Path, train: list[Any], said: str) ->
 
 
 def test_what_no_training_can_use_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    (tmp_path / "corpus.txt").write_text("one document only")
-    with (
-        pytest.raises(ValueError, match="1 documents are too few to hold out a share"),
-        opened(recipe(tmp_path), tokenizer, tmp_path / "tokens"),
+    for text, share, said in (
+        ("one document only", 0.02, "of 1 document none fell"),
+        ("the same again\n\nand one more\n\n" * 1000, 0.001, "of 2,000 documents none fell"),
+        ("the same again\n\n" * 20, 0.999, "of 20 documents all fell"),
     ):
-        pass
+        (tmp_path / "corpus.txt").write_text(text)
+        made = recipe(tmp_path, heldout_share=share, train_documents=5)
+        with (
+            pytest.raises(ValueError, match=f"{said} into the share of {share} that is held out: .* equal ones fall"),
+            opened(made, tokenizer, tmp_path / "tokens"),
+        ):
+            pass
     (tmp_path / "corpus.txt").write_text(" \n\n \n")
     with (
         pytest.raises(ValueError, match=r"there must be some text in .*corpus\.txt, got none"),
