@@ -12,7 +12,7 @@ from tiny import random_decoder, tiny_config, words, write_teacher
 
 import attnedit as ae
 from attnedit.checkpoint import Checkpoint
-from attnedit.models.load import family_of, read_config
+from attnedit.models.load import family_of, known_model_types, read_config
 from attnedit.nn import Rope
 
 GOOD = {
@@ -66,6 +66,17 @@ def test_a_bad_config_is_refused_by_its_key(raw: dict[str, Any], message: str) -
         family_of(raw).decoder_config(raw)
     assert str(caught.value).startswith("[config.json] ") and message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_family_is_none_of_the_model_types() -> None:
+    beside = {path.stem for path in Path(ae.models.__path__[0]).glob("*.py")}
+    known = set(known_model_types())
+    assert {"qwen3", "attnedit", "youtu"} <= known and not known & {"pages", "cache", "keys", "load", "__init__"}
+    for name in sorted(beside - known):
+        with pytest.raises(ValueError, match=rf"model_type must be one of .*, got '{name}'"):
+            family_of({"model_type": name})
+    for name in known:
+        assert callable(family_of({"model_type": name}).decoder_config), name
 
 
 def deep(levels: int) -> list[Any]:
