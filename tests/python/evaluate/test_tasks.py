@@ -56,6 +56,8 @@ def test_every_layout(tmp_path: Path) -> None:
         ("a.jsonl", [ARC | {"choices": ["rain", " "]}], "line 1: choices must be text that is not empty, got ' '"),
         ("a.jsonl", [ARC | {"query": 3}], "line 1: query must be text, got int"),
         ("a.jsonl", [{"text": "so it ends "}], "line 1: text must end with the word that is asked for"),
+        ("a.jsonl", [{"text": "\n"}], r"line 1: text must end with the word that is asked for, got '\n'"),
+        ("a.jsonl", [{"text": "a b \t"}], "line 1: text must end with the word that is asked for"),
         ("a.json", ["{"], "a.json must be JSON: "),
         ("a.json", [{"a": [], "b": []}], "a.json must be a list of items, or an object that holds one list"),
         ("a.json", [[3]], "a.json item 1 must be an object, got int"),
