@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, PlainValidator
 
-from attnedit.checked import Positive, Text, checked, shown
+from attnedit.checked import Text, checked, shown
 from attnedit.data import Source
 from attnedit.distill import LayerwiseOptions, ModelwiseOptions
 from attnedit.edit import MLA, GateSWA
@@ -74,7 +74,7 @@ class Recipe:
     modelwise: ModelwiseOptions = field(default_factory=ModelwiseOptions)
     compute: Literal["float32", "bfloat16"] = "float32"  # what both phases multiply in; all else is float32
     seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
-    memory_limit_gib: Positive | None = None
+    memory_limit_gib: Annotated[float, Field(gt=0, le=2**20)] | None = None
 
     def beside(self, folder: Path) -> "Recipe":
         """With absolute paths, for a recipe that lies in folder."""

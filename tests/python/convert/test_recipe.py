@@ -40,6 +40,8 @@ def refused(folder: Path, text: str) -> str:
         ({"seed": "1"}, "seed must be a whole number, got '1'"),
         ({"seed": True}, "seed must be a whole number, got True"),
         ({"memory_limit_gib": "8"}, "memory_limit_gib must be a number, got '8'"),
+        ({"memory_limit_gib": 1e300}, "memory_limit_gib must be at most 1048576, got 1e+300"),
+        ({"memory_limit_gib": 0}, "memory_limit_gib must be greater than 0, got 0"),
         ({"data": {"train": "a.txt"}}, "data.train must be a list, got 'a.txt'"),
         ({"data": {"train": []}}, "data.train must be at least 1 long, got []"),
         ({"data": {"train": ["a"], "separator": ""}}, "data.separator must be some text, got ''"),
