@@ -13,6 +13,7 @@ import numpy as np
 from attnedit.checked import shown
 from attnedit.checkpoint.json_object import read_object
 from attnedit.checkpoint.safetensors_file import Array, SafetensorsFile, Stored
+from attnedit.foreign import require_inside
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
@@ -158,19 +159,3 @@ def _sharded(folder: Path) -> dict[str, SafetensorsFile]:
                 )
             holder[name] = shard
     return {name: shards[shard] for name, shard in holder.items()}
-
-
-def require_inside(folder: Path, path: Path) -> None:
-    """A file that somebody else's folder takes from outside would be read, and exported, as a part of the model."""
-    if not _stays_inside(folder, path):
-        raise ValueError(f"[checkpoint] {path} must lie in its folder, it is a link to {os.path.realpath(path)}")
-
-
-def _stays_inside(folder: Path, path: Path) -> bool:
-    """Whether links end in folder or, in the Hugging Face cache, go from snapshots/x to the blobs beside it."""
-    real = Path(os.path.realpath(path))
-    home = Path(os.path.realpath(folder))
-    allowed = [home]
-    if home.parent.name == "snapshots":
-        allowed.append(home.parent.parent / "blobs")
-    return any(real.is_relative_to(root) for root in allowed)

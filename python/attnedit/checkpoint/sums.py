@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from attnedit import runtime
-from attnedit.checkpoint.folder import require_inside, sha256
+from attnedit.checkpoint.folder import sha256
+from attnedit.foreign import require_inside
 
 SUMS = "SHA256SUMS"
 MOST_BYTES = 2**20

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attnedit.checked import shown
-from attnedit.checkpoint.json_object import parse_json, parse_object
+from attnedit.foreign import parse_json, parse_object
 
 # What a record is recognised by. The first and third are llm-foundry's, the fourth is LAMBADA's own.
 LAYOUTS = (("query", "choices", "gold"), ("prompt", "options", "input_label"), ("context", "continuation"), ("text",))

@@ -108,12 +108,14 @@ def test_a_long_document_is_several_cut_at_a_line(tmp_path: Path, monkeypatch: p
     ("content", "said"),
     [
         (b'{"text": "a"}\n\n{"text": "b"}\n[1]\n', "line 4 must be a JSON object, got list"),
-        (b'{"text": "a"}\n{"text": \n', "line 2 must be a JSON object: Expecting value"),
+        (b'{"text": "a"}\n{"text": \n', "line 2 must be a JSON object: Expecting value at column 11"),
+        (b'{"text": "a"}\n{"text": "a\tb"}\n', "line 2 must be a JSON object: Invalid control character at column 12"),
+        (b'{"text": "a"}\n{"n": ' + b"1" * 5000 + b"}", "line 2 must be a JSON object: a whole number in it has more"),
         (b'{"text": "a"}\n{"body": "b"}', "line 2 must have text under 'text', got keys body"),
         (b'{"text": 3}', "line 1 must have text under 'text', got int"),
         (b'{"text": "a"}\n{"text": "\xff"}', "line 2 must be UTF-8: byte 10 of it (0xff) is not"),
         (b'{"text": "\\ud83e"}', "line 1 must have text under 'text', got half of a surrogate pair"),
-        (b"[" * 5000, "line 1 must be a JSON object, got one too deep to read"),
+        (b"[" * 5000, "line 1 must be a JSON object: it is too deep to read"),
     ],
 )
 @pytest.mark.parametrize("suffix", ["", ".gz"])

@@ -228,6 +228,25 @@ def test_a_charsmap_under_an_escaped_name_is_found(tmp_path: Path) -> None:
         Tokenizer(tmp_path / "t")
 
 
+def test_a_charsmap_under_a_name_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = hostile(tmp_path / "t", normalizer=None) / "tokenizer.json"
+    charsmap = '"normalizer": {"type": "Precompiled", "precompiled_charsmap": "/////w=="}, "normalizer": null'
+    path.write_text(path.read_text().replace('"normalizer": null', charsmap))
+    with pytest.raises(ValueError, match=r"^\[tokenizer\] .*tokenizer\.json names 'normalizer' twice$"):
+        Tokenizer(tmp_path / "t")
+
+
+@pytest.mark.parametrize("written", ['{"x": 1, "x": 2}', '{"x": ' + "1" * 5000 + "}", '{"x": "a\tb"}', "[1]", "\xff"])
+def test_a_config_that_is_no_object_is_told_in_our_words(tmp_path: Path, written: str) -> None:
+    made(tmp_path / "t")
+    path = tmp_path / "t/tokenizer_config.json"
+    path.write_text(written, "latin-1")
+    with pytest.raises(ValueError) as refused:
+        Tokenizer(tmp_path / "t")
+    assert str(refused.value).startswith(f"[tokenizer] {path} ")
+    assert "line 1" not in str(refused.value) and "set_int_max_str_digits" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "config",
     [{"bos_token": "x" * 5000}, {"add_bos_token": True, "bos_token": ["x" * 5000]}, {"tokenizer_class": ["x" * 5000]}],
@@ -253,5 +272,5 @@ def test_what_the_library_panics_on_is_told_in_a_line(tmp_path: Path) -> None:
         strip.decode([2, 3])
     with pytest.raises(ValueError, match="a document cannot be encoded"):
         made(tmp_path / "c").encode_documents(["\ud800"])
-    with pytest.raises(ValueError, match=r"bos_token '\?' is not in the vocabulary"):
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json must be Unicode, got '\\ud800' by itself"):
         made(tmp_path / "d", {"bos_token": "\ud800"})
