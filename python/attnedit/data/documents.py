@@ -162,7 +162,8 @@ def open_parquet(path: Path, field: str) -> Any:
     if field not in names:
         raise ValueError(f"[data] {path} must have a column {field!r}, got {_line(', '.join(names))[:200]}")
     kind = schema.field(field).type
-    if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+    value = kind.value_type if pyarrow.types.is_dictionary(kind) else kind  # pandas' categories are a dictionary
+    if not (pyarrow.types.is_string(value) or pyarrow.types.is_large_string(value)):
         raise ValueError(f"[data] {path} must have text in its column {field!r}, got {kind}")
     return file
 

@@ -54,6 +54,20 @@ def test_parquet_by_row_groups(tmp_path: Path) -> None:
         read(tmp_path, files=["b.parquet"])
 
 
+def test_a_column_of_a_dictionary_of_texts_is_text(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    for kind in (pyarrow.string(), pyarrow.large_string()):
+        texts = pyarrow.array([*DOCUMENTS, None, DOCUMENTS[0]], kind).dictionary_encode()
+        parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "a.parquet", row_group_size=3)
+        assert read(tmp_path, files=["a.parquet"]) == [*DOCUMENTS, DOCUMENTS[0]]
+    names = pyarrow.array([b"a", b"b"]).dictionary_encode()
+    parquet.write_table(pyarrow.table({"text": names}), tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match="must have text in its column 'text', got dictionary<values=binary"):
+        read(tmp_path, files=["b.parquet"])
+
+
 def test_a_folder_is_every_file_below_it(tmp_path: Path) -> None:
     (tmp_path / "in/deep").mkdir(parents=True)
     for name in ("in/b.txt", "in/a.jsonl", "in/deep/c.md", "in/.hidden", "in/deep/.git"):
