@@ -131,6 +131,7 @@ def _no_weights(folder: Path) -> Exception:
 def _sharded(folder: Path) -> dict[str, SafetensorsFile]:
     """Tensor -> shard as the index says, and as the shards themselves agree; with tensors that the index leaves out."""
     index = folder / INDEX
+    require_inside(folder, index)
     weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"[checkpoint] {index}: weight_map must map tensors to files, got {shown(weight_map)}")

@@ -29,6 +29,7 @@ def compare_sums(folder: Path) -> None:
     path = folder / SUMS
     if not path.is_file():
         return
+    require_inside(folder, path)
     with path.open("rb") as file:
         lines = file.read(MOST_BYTES).decode(errors="replace").splitlines()
     noted: dict[Path, str] = {}

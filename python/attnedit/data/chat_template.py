@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attnedit.foreign import parse_json
+from attnedit.foreign import parse_json, require_inside
 
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 MOST_SOURCE = 2**20  # characters; published ones have some thousands
@@ -92,6 +92,7 @@ def _source(folder: Path, config: Mapping[str, Any]) -> str:
     path = folder / "chat_template.jinja"
     written = config.get("chat_template")
     if path.is_file():
+        require_inside(folder, path)
         try:
             with path.open(encoding="utf-8") as file:
                 written = file.read(MOST_SOURCE + 1)

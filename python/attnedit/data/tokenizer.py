@@ -16,7 +16,7 @@ from attnedit.data.chat_template import ChatTemplate
 from attnedit.data.qwen_bpe import byte_level_bpe
 from attnedit.data.rows import Array
 from attnedit.data.tokenizer_limits import MOST_IDS, one_line, require_bounded, require_no_charsmap
-from attnedit.foreign import parse_object
+from attnedit.foreign import parse_object, require_inside
 
 DOCUMENTS_AT_A_TIME = 1024
 CHARACTERS_AT_A_TIME = 1 << 21
@@ -39,9 +39,12 @@ class Tokenizer:
         self._files = [single] if single.is_file() else [vocabulary, merges]
         if not all(path.is_file() for path in self._files):
             raise FileNotFoundError(f"[tokenizer] {folder} must hold tokenizer.json, or vocab.json and merges.txt")
-        self._config: dict[str, Any] = {}
         if config.is_file():
             self._files.append(config)
+        for path in self._files:
+            require_inside(folder, path)
+        self._config: dict[str, Any] = {}
+        if config in self._files:
             self._config = parse_object(config.read_bytes(), f"[tokenizer] {config}")
         self._tokenizer = _loaded(single) if single.is_file() else byte_level_bpe(vocabulary, merges, self._config)
         # Cutting and padding are the caller's; files written for inference may hold either.

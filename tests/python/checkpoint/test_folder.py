@@ -204,6 +204,13 @@ def test_a_real_checkpoint(material: Path) -> None:
         assert checkpoint.tensors[name].tobytes() == array.tobytes()
 
 
+def test_an_index_that_is_a_link_out_of_the_folder_is_refused(sharded: Path) -> None:
+    index = "model.safetensors.index.json"
+    (sharded / index).rename(sharded.parent / index)
+    (sharded / index).symlink_to(sharded.parent / index)
+    refused(sharded, ValueError, f"{index} must lie in its folder, it is a link to {sharded.parent / index}")
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_file_that_is_a_link_out_of_the_folder_is_refused(single: Path, name: str) -> None:
     outside = single.parent / name
