@@ -47,8 +47,9 @@ def checked(
     key) is put before what is said of that key."""
     try:
         text = json.dumps(values, default=str)
-    except ValueError:
-        raise ValueError(f"{where}what is written must not hold itself") from None
+    except ValueError as error:
+        refused = "hold itself" if "Circular" in str(error) else "have a number of thousands of digits"
+        raise ValueError(f"{where}what is written must not {refused}") from None
     except RecursionError:
         raise ValueError(f"{where}the keys must be nested less deeply") from None
     try:
@@ -74,6 +75,8 @@ def shown(value: Any) -> str:
         text = repr(value)
     except RecursionError:
         text = f"a deep {type(value).__name__}"
+    except ValueError:  # Python writes no such number
+        text = f"{type(value).__name__} with a number of thousands of digits"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -97,12 +100,9 @@ def _line(kind: Any, key: str, faults: list[dict[str, Any]]) -> str:
     if first["type"] == "missing":
         return f"{key} is missing"
     if first["type"] == UNKNOWN:
-        for part in key.split(".")[:-1]:
-            inside = next((f.type for f in fields(kind) if f.name == part), None)
-            if inside is None:  # the key itself has a point in it
-                break
-            kind = inside
-        return f"unknown key {key!r}; the known ones are {', '.join(f.name for f in fields(kind))}"
+        for part in first["loc"][:-1]:
+            kind = next(f.type for f in fields(kind) if f.name == part)
+        return f"unknown key {shown(key)}; the known ones are {', '.join(f.name for f in fields(kind))}"
     if first["type"] == "value_error":  # raised by the field's own check, which names the key
         return str(first["ctx"]["error"])
     wanted = dict.fromkeys(

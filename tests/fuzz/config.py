@@ -9,7 +9,7 @@ from fuzz.mutate import json_text as mutated
 from students import LAYERS, student
 
 import attnedit as ae
-from attnedit.checkpoint.json_object import parse_object
+from attnedit.foreign import parse_object
 from attnedit.nn import Rope
 
 __all__ = ["mutated", "one_input", "seeds"]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from fuzz.mutate import json_text as mutated
 
-from attnedit.checkpoint.json_object import parse_object
 from attnedit.data import Tokenizer
+from attnedit.foreign import parse_object
 
 __all__ = ["mutated", "one_input", "seeds"]
 

@@ -10,8 +10,9 @@ CSRC, PACKAGE = ROOT / "csrc", ROOT / "python" / "attnedit"
 # Rooms from the ground up. A room sees itself and every lower row, never its neighbours.
 CPP_ROOMS = [["runtime", "simd"], ["tensor"], ["kernels"], ["bindings"]]
 PYTHON_ROOMS = [
-    ["runtime", "checked", "notebook"], ["tensor", "profile"], ["autograd"], ["ops"], ["nn"], ["checkpoint", "data"],
-    ["models"], ["activations"], ["edit", "distill", "evaluate", "export", "generate"], ["convert", "harness"], ["cli"],
+    ["checked"], ["runtime", "foreign", "notebook"], ["tensor", "profile"], ["autograd"], ["ops"], ["nn"],
+    ["checkpoint", "data"], ["models"], ["activations"], ["edit", "distill", "evaluate", "export", "generate"],
+    ["convert", "harness"], ["cli"],
 ]  # fmt: skip
 # The one room, or file, that may include each third-party header.
 CPP_OWNERS = {"pybind11/": "bindings", "Python.h": "bindings"}

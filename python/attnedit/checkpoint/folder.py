@@ -13,6 +13,7 @@ import numpy as np
 from attnedit.checked import shown
 from attnedit.checkpoint.json_object import read_object
 from attnedit.checkpoint.safetensors_file import Array, SafetensorsFile, Stored
+from attnedit.foreign import require_inside
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
@@ -130,6 +131,7 @@ def _no_weights(folder: Path) -> Exception:
 def _sharded(folder: Path) -> dict[str, SafetensorsFile]:
     """Tensor -> shard as the index says, and as the shards themselves agree; with tensors that the index leaves out."""
     index = folder / INDEX
+    require_inside(folder, index)
     weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"[checkpoint] {index}: weight_map must map tensors to files, got {shown(weight_map)}")
@@ -158,19 +160,3 @@ def _sharded(folder: Path) -> dict[str, SafetensorsFile]:
                 )
             holder[name] = shard
     return {name: shards[shard] for name, shard in holder.items()}
-
-
-def require_inside(folder: Path, path: Path) -> None:
-    """A file that somebody else's folder takes from outside would be read, and exported, as a part of the model."""
-    if not _stays_inside(folder, path):
-        raise ValueError(f"[checkpoint] {path} must lie in its folder, it is a link to {os.path.realpath(path)}")
-
-
-def _stays_inside(folder: Path, path: Path) -> bool:
-    """Whether links end in folder or, in the Hugging Face cache, go from snapshots/x to the blobs beside it."""
-    real = Path(os.path.realpath(path))
-    home = Path(os.path.realpath(folder))
-    allowed = [home]
-    if home.parent.name == "snapshots":
-        allowed.append(home.parent.parent / "blobs")
-    return any(real.is_relative_to(root) for root in allowed)

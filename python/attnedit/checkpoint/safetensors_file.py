@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from attnedit.checked import shown
-from attnedit.checkpoint.json_object import MOST_JSON_BYTES, must_be_file, parse_object, remade
+from attnedit.checkpoint.json_object import MOST_JSON_BYTES, must_be_file, remade
 from attnedit.checkpoint.pages import give_back
+from attnedit.foreign import parse_object
 
 Array: TypeAlias = npt.NDArray[Any]
 

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from attnedit import runtime
-from attnedit.checkpoint.folder import require_inside, sha256
+from attnedit.checkpoint.folder import sha256
+from attnedit.foreign import require_inside
 
 SUMS = "SHA256SUMS"
 MOST_BYTES = 2**20
@@ -28,6 +29,7 @@ def compare_sums(folder: Path, whole: bool = False) -> None:
     path = folder / SUMS
     if not path.is_file():
         return
+    require_inside(folder, path)
     with path.open("rb") as file:
         lines = file.read(MOST_BYTES).decode(errors="replace").splitlines()
     noted: dict[Path, str] = {}

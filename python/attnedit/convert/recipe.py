@@ -12,13 +12,15 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, PlainValidator
 
-from attnedit.checked import Positive, Text, checked, shown
+from attnedit.checked import Text, checked, shown
 from attnedit.data import Source
 from attnedit.distill import LayerwiseOptions, ModelwiseOptions
 from attnedit.edit import MLA, GateSWA
 
 TARGETS: dict[str, type[MLA] | type[GateSWA]] = {"mla": MLA, "gate_swa": GateSWA}
 SHARE_DOCUMENTS = 200  # a share of the text may be far more than tells how good a student is
+KEYS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
+WRITTEN = {yaml.SequenceNode: "a list", yaml.MappingNode: "a mapping"}
 MOST_ALIASES = 16  # nested, they repeat what they name some hundred times at most
 
 
@@ -72,7 +74,7 @@ class Recipe:
     modelwise: ModelwiseOptions = field(default_factory=ModelwiseOptions)
     compute: Literal["float32", "bfloat16"] = "float32"  # what both phases multiply in; all else is float32
     seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
-    memory_limit_gib: Positive | None = None
+    memory_limit_gib: Annotated[float, Field(gt=0, le=2**20)] | None = None
 
     def beside(self, folder: Path) -> "Recipe":
         """With absolute paths, for a recipe that lies in folder."""
@@ -132,7 +134,7 @@ def _absolute_pattern(folder: Path, pattern: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key stands once, 1e-4 is a number, as in YAML 1.2, and few aliases stand for much."""
+    """YAML in which a key is text and stands once, 1e-4 is a number, as in YAML 1.2, and few aliases stand for much."""
 
     aliases = 0
 
@@ -147,12 +149,27 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode) or key.tag not in KEYS:
+                got = shown(key.value) if isinstance(key, yaml.ScalarNode) else WRITTEN[type(key)]
+                raise yaml.constructor.ConstructorError(problem=f"line {line}: a key must be text, got {got}")
             if key.value in seen:
-                line = key.start_mark.line + 1
-                raise yaml.constructor.ConstructorError(problem=f"line {line}: key {key.value!r} is written twice")
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
+                raise yaml.constructor.ConstructorError(problem=f"line {line}: key {shown(key.value)} is written twice")
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            made = super().construct_object(node, deep)
+            if isinstance(made, int):
+                str(made)  # hexadecimal digits may be many; those of a number that is written again may not
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            # PyYAML's makers of numbers and dates trust the text that they are given.
+            line, kind = node.start_mark.line + 1, node.tag.rpartition(":")[2]
+            raise yaml.constructor.ConstructorError(
+                problem=f"line {line}: {shown(node.value)} is no {kind} that can be read"
+            ) from None
+        return made
 
 
 _Loader.add_implicit_resolver(
@@ -171,7 +188,7 @@ def read_recipe(path: Path) -> Recipe:
         written = loader.get_single_node()
         values = None if written is None else loader.construct_document(written)
     except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())[:500]}") from None
     except RecursionError:
         raise ValueError(f"{path}: must be a recipe, got YAML too deep to read") from None
     except UnicodeDecodeError as error:

@@ -88,7 +88,8 @@ def convert(recipe: Recipe, progress: Progress | None = None) -> dict[str, Any]:
             corpus = opened.enter_context(open_corpus(recipe, texts, tokenizer, vocabulary, run / TOKENS, on_part))
         for options in (recipe.layerwise, recipe.modelwise):
             require_rows(corpus.train, steps_for(options.tokens, recipe.sequence_length, options.batch_tokens).rows)
-        progress.say(f"rows of {recipe.sequence_length} tokens, {len(corpus.heldout):,} documents held out")
+        documents = "1 document" if len(corpus.heldout) == 1 else f"{len(corpus.heldout):,} documents"
+        progress.say(f"rows of {recipe.sequence_length} tokens, {documents} held out")
         if corpus.warning is not None:
             progress.warn(corpus.warning)
         require_same_inputs(run, inputs, texts.changes)

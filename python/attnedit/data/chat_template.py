@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from attnedit.foreign import parse_json, require_inside
+
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 MOST_SOURCE = 2**20  # characters; published ones have some thousands
 # Of the process that renders: its memory with Python and Jinja in it, seconds of computing, files that it may write.
@@ -80,12 +82,7 @@ def read_messages(path: Path | None, user: str | None, system: str | None) -> li
     if path is None:
         said = {"system": system, "user": user}
         return [{"role": role, "content": content} for role, content in said.items() if content is not None]
-    try:
-        messages = json.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"[chat template] {path} must be UTF-8, byte {error.start} is not") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"[chat template] {path} must be JSON: {error}") from None
+    messages = parse_json(path.read_bytes(), f"[chat template] {path}")
     if not isinstance(messages, list):
         raise ValueError(f"[chat template] {path} must be a list of messages, got {type(messages).__name__}")
     return messages
@@ -95,6 +92,7 @@ def _source(folder: Path, config: Mapping[str, Any]) -> str:
     path = folder / "chat_template.jinja"
     written = config.get("chat_template")
     if path.is_file():
+        require_inside(folder, path)
         try:
             with path.open(encoding="utf-8") as file:
                 written = file.read(MOST_SOURCE + 1)

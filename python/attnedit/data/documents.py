@@ -21,6 +21,7 @@ from attnedit.data.files import (
     matching_files,
     opened,
 )
+from attnedit.foreign import json_fault
 
 PART_BYTES = 1 << 20
 LONGEST_LINE = 64 << 20
@@ -140,10 +141,8 @@ def _json(line: bytes) -> Any:
         return json.loads(line)
     except UnicodeDecodeError as error:
         raise ValueError(f"must be UTF-8: byte {error.start} of it ({line[error.start]:#04x}) is not") from None
-    except ValueError as error:
-        raise ValueError(f"must be a JSON object: {error}") from None
-    except RecursionError:
-        raise ValueError("must be a JSON object, got one too deep to read") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"must be a JSON object: {json_fault(error)}") from None
 
 
 def open_parquet(path: Path, field: str) -> Any:
@@ -163,7 +162,8 @@ def open_parquet(path: Path, field: str) -> Any:
     if field not in names:
         raise ValueError(f"[data] {path} must have a column {field!r}, got {_line(', '.join(names))[:200]}")
     kind = schema.field(field).type
-    if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+    value = kind.value_type if pyarrow.types.is_dictionary(kind) else kind  # pandas' categories are a dictionary
+    if not (pyarrow.types.is_string(value) or pyarrow.types.is_large_string(value)):
         raise ValueError(f"[data] {path} must have text in its column {field!r}, got {kind}")
     return file
 

@@ -1,7 +1,6 @@
 """Tokenizer: the tokenizer files of a Hugging Face folder, run by the `tokenizers` library."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
@@ -17,6 +16,7 @@ from attnedit.data.chat_template import ChatTemplate
 from attnedit.data.qwen_bpe import byte_level_bpe
 from attnedit.data.rows import Array
 from attnedit.data.tokenizer_limits import MOST_IDS, one_line, require_bounded, require_no_charsmap
+from attnedit.foreign import parse_object, require_inside
 
 DOCUMENTS_AT_A_TIME = 1024
 CHARACTERS_AT_A_TIME = 1 << 21
@@ -39,10 +39,13 @@ class Tokenizer:
         self._files = [single] if single.is_file() else [vocabulary, merges]
         if not all(path.is_file() for path in self._files):
             raise FileNotFoundError(f"[tokenizer] {folder} must hold tokenizer.json, or vocab.json and merges.txt")
-        self._config: dict[str, Any] = {}
         if config.is_file():
             self._files.append(config)
-            self._config = _json_object(config)
+        for path in self._files:
+            require_inside(folder, path)
+        self._config: dict[str, Any] = {}
+        if config in self._files:
+            self._config = parse_object(config.read_bytes(), f"[tokenizer] {config}")
         self._tokenizer = _loaded(single) if single.is_file() else byte_level_bpe(vocabulary, merges, self._config)
         # Cutting and padding are the caller's; files written for inference may hold either.
         self._tokenizer.no_truncation()
@@ -164,7 +167,6 @@ class Tokenizer:
             token = token.get("content")
         if not isinstance(token, str):
             return None
-        token = token.encode(errors="replace").decode()  # half a surrogate pair is in no vocabulary
         found: int | None = self._tokenizer.token_to_id(token)
         if found is None:
             raise ValueError(f"[tokenizer] {key} {shown(token)} is not in the vocabulary")
@@ -188,13 +190,3 @@ def _loaded(path: Path) -> Any:
     require_no_charsmap(path)
     with one_line(f"{path} cannot be read"):
         return tokenizers.Tokenizer.from_file(str(path))
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    try:
-        parsed = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"[tokenizer] {path} must be JSON: {error}") from None
-    if not isinstance(parsed, dict):
-        raise ValueError(f"[tokenizer] {path} must be a JSON object, got {type(parsed).__name__}")
-    return parsed

@@ -66,10 +66,15 @@ class Saved:
 
 def _save_seconds() -> float | None:
     text = os.environ.get("ATTNEDIT_SAVE_SECONDS")
+    if text is None:
+        return None
     try:
-        return None if text is None else float(text)
+        seconds = float(text)
     except ValueError:
-        raise ValueError(f"ATTNEDIT_SAVE_SECONDS must be a number of seconds, got {text!r}") from None
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"ATTNEDIT_SAVE_SECONDS must be a number of seconds, got {text!r}")
+    return seconds
 
 
 @dataclass

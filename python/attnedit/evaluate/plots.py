@@ -32,13 +32,13 @@ def write_plots(run: Path, report: Mapping[str, Any]) -> list[str]:
     left, right = figure.subplots(1, 2)
     for path in sorted((run / "layerwise").glob("layer_*/metrics.jsonl")):
         left.plot(*_smooth(path, "nmse"), label=path.parent.name.replace("_", " "), linewidth=1)
-    left.set(xlabel="step", ylabel="error / energy", title="phase 1, layer by layer", yscale="log")
+    left.set(xlabel="step", ylabel="error / energy", title="phase 1, layer by layer", yscale=_scale(left))
     if left.lines:
         left.legend(fontsize="small", ncols=2)
     path = run / "modelwise" / "metrics.jsonl"
     if path.exists():
         right.plot(*_smooth(path, "kl"), linewidth=1)
-    right.set(xlabel="step", ylabel="KL, nats/token", title="phase 2", yscale="log")
+    right.set(xlabel="step", ylabel="KL, nats/token", title="phase 2", yscale=_scale(right))
     figure.savefig(run / "training.png", dpi=110)
     return ["quality.png", "training.png"]
 
@@ -53,6 +53,11 @@ def by_position(losses: "Axes", distance: "Axes", curves: Mapping[str, Any]) -> 
     distance.set(
         xlabel="position in the document", ylabel="KL, nats/token", title="distance to the teacher by position"
     )
+
+
+def _scale(axes: "Axes") -> str:
+    """Losses fall by orders of magnitude; a model that was hit at once has none above 0, which have no logarithm."""
+    return "log" if any((np.asarray(line.get_ydata()) > 0).any() for line in axes.lines) else "linear"
 
 
 def _smooth(path: Path, key: str) -> tuple[list[int], Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attnedit.checked import shown
-from attnedit.checkpoint.json_object import parse_json, parse_object
+from attnedit.foreign import parse_json, parse_object
 
 # What a record is recognised by. The first and third are llm-foundry's, the fourth is LAMBADA's own.
 LAYOUTS = (("query", "choices", "gold"), ("prompt", "options", "input_label"), ("context", "continuation"), ("text",))
@@ -99,6 +99,6 @@ def _question(where: str, record: dict[str, Any], layout: tuple[str, ...]) -> Qu
 def _last_word(where: str, text: str) -> Question:
     """Split at the last space, as lm-evaluation-harness does for LAMBADA."""
     context, _, word = text.rpartition(" ")
-    if not word:
+    if not word.strip():
         raise ValueError(f"[tasks] {where}: text must end with the word that is asked for, got {text[-40:]!r}")
     return Question(where, context, (" " + word,), 0)

@@ -4,6 +4,7 @@ import importlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,12 +22,13 @@ from attnedit.tensor import Array, Tensor, tensor
 BUFFERS = (".rotary_emb.inv_freq", "lm_head.weight")
 GENERATION = "generation_config.json"
 MOST_EXPERTS = 100_000  # of all layers together; each is objects in memory, whatever its size
-_NOT_A_FAMILY = {"__init__", "cache", "decoder", "fused_experts", "hybrid", "keys", "load"}
 
 
+@cache
 def known_model_types() -> list[str]:
-    """The families that can be read: a file each, beside this one."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _NOT_A_FAMILY)
+    """The families that can be read: the files beside this one that say how a config.json of theirs is read."""
+    names = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")
+    return [name for name in names if hasattr(importlib.import_module(f"attnedit.models.{name}"), "decoder_config")]
 
 
 def family_of(raw: dict[str, Any]) -> ModuleType:

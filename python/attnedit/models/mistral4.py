@@ -1,7 +1,7 @@
 """model_type mistral4 without a shared expert: MLA and a mixture of experts, all of a layer in one tensor."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from attnedit.checked import Layers, Size, shown
@@ -18,7 +18,7 @@ __all__ = ["decoder_config", "tensor_name", "unpacked"]
 class Mistral4Keys(SharedKeys):
     """What a plain mixture does not have is refused by its key."""
 
-    rope_parameters: dict[str, Any]
+    rope_parameters: dict[str, Any] = field()  # without field(), SharedKeys' default would stay
     n_routed_experts: Size
     num_experts_per_tok: Size
     moe_intermediate_size: Size

@@ -204,6 +204,13 @@ def test_a_real_checkpoint(material: Path) -> None:
         assert checkpoint.tensors[name].tobytes() == array.tobytes()
 
 
+def test_an_index_that_is_a_link_out_of_the_folder_is_refused(sharded: Path) -> None:
+    index = "model.safetensors.index.json"
+    (sharded / index).rename(sharded.parent / index)
+    (sharded / index).symlink_to(sharded.parent / index)
+    refused(sharded, ValueError, f"{index} must lie in its folder, it is a link to {sharded.parent / index}")
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_file_that_is_a_link_out_of_the_folder_is_refused(single: Path, name: str) -> None:
     outside = single.parent / name
@@ -244,3 +251,17 @@ def test_a_file_that_is_cut_while_it_is_open_is_named(single: Path) -> None:
     assert (checkpoint.tensors["a"] == TENSORS["a"]).all()
     with pytest.raises(OSError, match=r"tensor 'd' is gone, the file was cut while it was open.*model\.safetensors"):
         checkpoint.tensors["d"]
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ('{"a": ' + "1" * 5000 + "}", "must be JSON: a whole number in it has more than 4300 digits"),
+        ("[" * 5000, "must be JSON: it is too deep to read"),
+        ('{"a": 1,\n b}', "must be JSON: Expecting property name enclosed in double quotes at line 2 column 2"),
+        ('{"a": "\t"}\n', "must be JSON: Invalid control character at column 8"),
+    ],
+)
+def test_what_json_refuses_is_told_in_our_words(single: Path, written: str, said: str) -> None:
+    (single / "config.json").write_text(written)
+    refused(single, ValueError, f"config.json {said}")

@@ -30,6 +30,13 @@ def told(folder: Path) -> list[str]:
     return [str(warning.message) for warning in found]
 
 
+def test_sums_from_outside_are_not_read(exported: Path) -> None:
+    (exported / "SHA256SUMS").rename(exported.parent / "mine")
+    (exported / "SHA256SUMS").symlink_to("../mine")
+    with pytest.raises(ValueError, match=r"SHA256SUMS must lie in its folder, it is a link to .*mine$"):
+        ae.load(exported)
+
+
 def test_an_export_is_as_its_sums_say(exported: Path) -> None:
     assert told(exported) == []
     noted = {line[66:] for line in (exported / "SHA256SUMS").read_text().splitlines()}

@@ -1,10 +1,13 @@
 """Progress on a terminal and off it."""
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
+from tiny import words, write_recipe
 
+from attnedit.convert import convert, read_recipe
 from attnedit.convert import progress as module
 from attnedit.convert.progress import Progress
 
@@ -52,3 +55,22 @@ def test_warnings_are_told_quietly_too(capsys: pytest.CaptureFixture[str]) -> No
     progress.say("progress")
     progress.warn("no use")
     assert capsys.readouterr().err == "warning: no use\n"
+
+
+class Said(Exception):
+    pass
+
+
+class UntilDocuments(Progress):
+    def say(self, line: str) -> None:
+        if "held out" in line:
+            raise Said(line)
+
+
+@pytest.mark.parametrize(("separator", "said"), [(None, "1 document held out"), ("\n\n", "3 documents held out")])
+def test_one_document_is_told_as_one(tmp_path: Path, separator: str | None, said: str) -> None:
+    (tmp_path / "heldout.txt").write_text(words(3, 5))
+    heldout = {"files": ["heldout.txt"]} | ({} if separator is None else {"separator": separator})
+    data = {"train": ["corpus.txt"], "heldout": [heldout], "sequence_length": 32}
+    with pytest.raises(Said, match=f"rows of 32 tokens, {said}$"):
+        convert(read_recipe(write_recipe(tmp_path, data=data)), UntilDocuments(quiet=True))

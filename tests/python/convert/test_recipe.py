@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
+from attnedit.checked import checked, shown
 from attnedit.convert import Recipe, read_recipe
+from attnedit.convert.recipe import Data
 from attnedit.data import Source
 from attnedit.edit import MLA, GateSWA
 
@@ -38,6 +40,8 @@ def refused(folder: Path, text: str) -> str:
         ({"seed": "1"}, "seed must be a whole number, got '1'"),
         ({"seed": True}, "seed must be a whole number, got True"),
         ({"memory_limit_gib": "8"}, "memory_limit_gib must be a number, got '8'"),
+        ({"memory_limit_gib": 1e300}, "memory_limit_gib must be at most 1048576, got 1e+300"),
+        ({"memory_limit_gib": 0}, "memory_limit_gib must be greater than 0, got 0"),
         ({"data": {"train": "a.txt"}}, "data.train must be a list, got 'a.txt'"),
         ({"data": {"train": []}}, "data.train must be at least 1 long, got []"),
         ({"data": {"train": ["a"], "separator": ""}}, "data.separator must be some text, got ''"),
@@ -98,6 +102,36 @@ def test_the_line_is_named(tmp_path: Path, text: str, message: str) -> None:
     assert message in told, told
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("? [a, b]\n: 1", "line 1: a key must be text, got a list"),
+        ("seed: 0\n? {a: b}\n: 1", "line 2: a key must be text, got a mapping"),
+        ("seed: 0\n? !!str [a]\n: 1", "line 2: a key must be text, got a list"),
+        ("data: {train: [a], 2001-01-01: b}", "line 1: a key must be text, got '2001-01-01'"),
+        ("null: 1", "line 1: a key must be text, got 'null'"),
+        ("seed: 0\nrun: 2001-99-99", "line 2: '2001-99-99' is no timestamp"),
+        ('seed: !!int "abc"', "line 1: 'abc' is no int"),
+        ('seed: !!int ""', "line 1: '' is no int"),
+        ('\n\nseed: !!float "a"', "line 3: 'a' is no float"),
+        ("seed: !!bool 3", "line 1: '3' is no bool"),
+        ("run: !!timestamp now", "line 1: 'now' is no timestamp"),
+        ("seed: !!float 9" + ":59" * 500 + ".5", "line 1: '9:59:59:59"),
+        ("seed: " + "1" * 5000, "line 1: '1111"),
+        ("seed: 0x" + "f" * 5000, "line 1: '0xffff"),
+        ("data: {train: [a], " + "k" * 900 + ": 1}", "line 1: unknown key 'data.kkkk"),
+        ("seed: *" + "a" * 9000, "not YAML: found undefined alias 'aaaa"),
+        ("'" + "k" * 900 + "': 1\n" + "k" * 900 + ": 2", "line 2: key 'kkkk"),
+        ("layerwise:\n  learning_rate...: 1", "line 1: unknown key 'layerwise.learning_rate...'; the known ones are t"),
+        ("layerwise: {tokens.x: 1}", "line 1: unknown key 'layerwise.tokens.x'; the known ones are tokens"),
+        ("data: {train: [{files: [a], fields.x: b}]}", "line 1: data: unknown key 'fields.x'; the known ones are f"),
+    ],
+)
+def test_what_yaml_cannot_make_of_a_word_is_told_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    told = refused(tmp_path, text)
+    assert told.startswith(f"{tmp_path / 'recipe.yaml'}: ") and message in told and len(told) < 1000, told
+
+
 def test_an_alias_is_read_but_no_bomb(tmp_path: Path) -> None:
     shared = yaml.safe_dump(GOOD) + "layerwise: &same {tokens: 5}\nmodelwise: *same\n"
     assert read(tmp_path, shared).modelwise.tokens == 5
@@ -151,3 +185,9 @@ def test_brackets_in_a_folders_name_are_no_pattern(tmp_path: Path) -> None:
     train = {"train": ["[1].txt", "*.txt"]}
     recipe = read(folder, yaml.safe_dump(GOOD | {"data": train}))
     assert recipe.data.train == [str(folder / "[1].txt"), str(tmp_path / "a[[]b]" / "*.txt")]
+
+
+def test_numbers_that_python_does_not_write_are_told_in_a_line() -> None:
+    with pytest.raises(ValueError, match=r"^\[x\] what is written must not have a number of thousands of digits$"):
+        checked(Data, {"train": ["a"], "sequence_length": 10**5000}, "[x] ")
+    assert shown([10**5000]) == "list with a number of thousands of digits"

@@ -54,6 +54,20 @@ def test_parquet_by_row_groups(tmp_path: Path) -> None:
         read(tmp_path, files=["b.parquet"])
 
 
+def test_a_column_of_a_dictionary_of_texts_is_text(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    for kind in (pyarrow.string(), pyarrow.large_string()):
+        texts = pyarrow.array([*DOCUMENTS, None, DOCUMENTS[0]], kind).dictionary_encode()
+        parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "a.parquet", row_group_size=3)
+        assert read(tmp_path, files=["a.parquet"]) == [*DOCUMENTS, DOCUMENTS[0]]
+    names = pyarrow.array([b"a", b"b"]).dictionary_encode()
+    parquet.write_table(pyarrow.table({"text": names}), tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match="must have text in its column 'text', got dictionary<values=binary"):
+        read(tmp_path, files=["b.parquet"])
+
+
 def test_a_folder_is_every_file_below_it(tmp_path: Path) -> None:
     (tmp_path / "in/deep").mkdir(parents=True)
     for name in ("in/b.txt", "in/a.jsonl", "in/deep/c.md", "in/.hidden", "in/deep/.git"):
@@ -108,12 +122,14 @@ def test_a_long_document_is_several_cut_at_a_line(tmp_path: Path, monkeypatch: p
     ("content", "said"),
     [
         (b'{"text": "a"}\n\n{"text": "b"}\n[1]\n', "line 4 must be a JSON object, got list"),
-        (b'{"text": "a"}\n{"text": \n', "line 2 must be a JSON object: Expecting value"),
+        (b'{"text": "a"}\n{"text": \n', "line 2 must be a JSON object: Expecting value at column 11"),
+        (b'{"text": "a"}\n{"text": "a\tb"}\n', "line 2 must be a JSON object: Invalid control character at column 12"),
+        (b'{"text": "a"}\n{"n": ' + b"1" * 5000 + b"}", "line 2 must be a JSON object: a whole number in it has more"),
         (b'{"text": "a"}\n{"body": "b"}', "line 2 must have text under 'text', got keys body"),
         (b'{"text": 3}', "line 1 must have text under 'text', got int"),
         (b'{"text": "a"}\n{"text": "\xff"}', "line 2 must be UTF-8: byte 10 of it (0xff) is not"),
         (b'{"text": "\\ud83e"}', "line 1 must have text under 'text', got half of a surrogate pair"),
-        (b"[" * 5000, "line 1 must be a JSON object, got one too deep to read"),
+        (b"[" * 5000, "line 1 must be a JSON object: it is too deep to read"),
     ],
 )
 @pytest.mark.parametrize("suffix", ["", ".gz"])

@@ -27,7 +27,7 @@ def made(folder: Path, config: dict[str, Any] | None = None, front: str | None =
         tokenizer.post_processor = TemplateProcessing(single=f"{front} $A {behind}".strip(), special_tokens=known)
     tokenizer.enable_truncation(3)
     tokenizer.enable_padding(length=9)
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     if config is not None:
         (folder / "tokenizer_config.json").write_text(json.dumps(config))
@@ -228,6 +228,63 @@ def test_a_charsmap_under_an_escaped_name_is_found(tmp_path: Path) -> None:
         Tokenizer(tmp_path / "t")
 
 
+def test_a_charsmap_under_a_name_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = hostile(tmp_path / "t", normalizer=None) / "tokenizer.json"
+    charsmap = '"normalizer": {"type": "Precompiled", "precompiled_charsmap": "/////w=="}, "normalizer": null'
+    path.write_text(path.read_text().replace('"normalizer": null', charsmap))
+    with pytest.raises(ValueError, match=r"^\[tokenizer\] .*tokenizer\.json names 'normalizer' twice$"):
+        Tokenizer(tmp_path / "t")
+
+
+QWEN = {"tokenizer_class": "Qwen2Tokenizer", "chat_template": "{{ messages[0].content }}"}
+
+
+def folder_with(folder: Path, name: str) -> Path:
+    """A tokenizer in the form that has a file of this name."""
+    made(folder, QWEN)
+    if name in ("vocab.json", "merges.txt"):
+        model = json.loads((folder / "tokenizer.json").read_text())["model"]
+        (folder / "tokenizer.json").unlink()
+        (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
+        (folder / "merges.txt").write_text("#version: 0.2\n")
+    if name == "chat_template.jinja":
+        (folder / name).write_text("{{ messages[0].content }}")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "chat_template.jinja"]
+)
+def test_a_tokenizers_file_that_is_a_link_out_of_its_folder_is_not_read(tmp_path: Path, name: str) -> None:
+    folder = folder_with(tmp_path / "snapshots/0123", name)
+    said = [{"role": "user", "content": "ab"}]
+    assert Tokenizer(folder).apply_chat_template(said).tolist() == [2, 3]
+    blobs = tmp_path / "blobs"  # the Hugging Face cache, which is one folder with its snapshots
+    blobs.mkdir()
+    (folder / name).rename(blobs / "f00")
+    (folder / name).symlink_to("../../blobs/f00")
+    (tmp_path / "named").symlink_to(folder)
+    assert Tokenizer(tmp_path / "named").apply_chat_template(said).tolist() == [2, 3]
+    (blobs / "f00").rename(tmp_path / "mine")
+    for outside in (tmp_path / "mine", Path("/etc/passwd")):
+        (folder / name).unlink()
+        (folder / name).symlink_to(outside)
+        with pytest.raises(ValueError) as refused:
+            Tokenizer(folder).apply_chat_template(said)
+        assert str(refused.value).endswith(f"{name} must lie in its folder, it is a link to {outside}")
+
+
+@pytest.mark.parametrize("written", ['{"x": 1, "x": 2}', '{"x": ' + "1" * 5000 + "}", '{"x": "a\tb"}', "[1]", "\xff"])
+def test_a_config_that_is_no_object_is_told_in_our_words(tmp_path: Path, written: str) -> None:
+    made(tmp_path / "t")
+    path = tmp_path / "t/tokenizer_config.json"
+    path.write_text(written, "latin-1")
+    with pytest.raises(ValueError) as refused:
+        Tokenizer(tmp_path / "t")
+    assert str(refused.value).startswith(f"[tokenizer] {path} ")
+    assert "line 1" not in str(refused.value) and "set_int_max_str_digits" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "config",
     [{"bos_token": "x" * 5000}, {"add_bos_token": True, "bos_token": ["x" * 5000]}, {"tokenizer_class": ["x" * 5000]}],
@@ -253,5 +310,5 @@ def test_what_the_library_panics_on_is_told_in_a_line(tmp_path: Path) -> None:
         strip.decode([2, 3])
     with pytest.raises(ValueError, match="a document cannot be encoded"):
         made(tmp_path / "c").encode_documents(["\ud800"])
-    with pytest.raises(ValueError, match=r"bos_token '\?' is not in the vocabulary"):
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json must be Unicode, got '\\ud800' by itself"):
         made(tmp_path / "d", {"bos_token": "\ud800"})

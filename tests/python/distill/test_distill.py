@@ -162,10 +162,13 @@ def test_a_layer_that_gets_worse_is_taken_back_and_says_so(teacher: Decoder, row
     assert_same(bits(student), before)
 
 
-def test_a_wrong_number_in_the_environment_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ATTNEDIT_SAVE_SECONDS", "often")
-    with pytest.raises(ValueError, match="ATTNEDIT_SAVE_SECONDS must be a number of seconds, got 'often'"):
+@pytest.mark.parametrize("text", ["often", "", "nan", "-1", "inf", "1e400"])
+def test_a_wrong_number_in_the_environment_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("ATTNEDIT_SAVE_SECONDS", text)
+    with pytest.raises(ValueError, match=f"ATTNEDIT_SAVE_SECONDS must be a number of seconds, got '{text}'"):
         Saved(tmp_path)
+    monkeypatch.setenv("ATTNEDIT_SAVE_SECONDS", "0")
+    assert Saved(tmp_path).due(0.001, 1)
 
 
 def test_states_that_take_long_are_written_rarely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """config.json is checked before anything is built from it."""
 
+import importlib
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +10,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from students import student
 from tiny import random_decoder, tiny_config, words, write_teacher
 
 import attnedit as ae
 from attnedit.checkpoint import Checkpoint
-from attnedit.models.load import family_of, read_config
+from attnedit.models.load import family_of, known_model_types, read_config
 from attnedit.nn import Rope
 
 GOOD = {
@@ -68,6 +71,17 @@ def test_a_bad_config_is_refused_by_its_key(raw: dict[str, Any], message: str) -
     assert "\n" not in str(caught.value)
 
 
+def test_what_is_no_family_is_none_of_the_model_types() -> None:
+    beside = {path.stem for path in Path(ae.models.__path__[0]).glob("*.py")}
+    known = set(known_model_types())
+    assert {"qwen3", "attnedit", "youtu"} <= known and not known & {"pages", "cache", "keys", "load", "__init__"}
+    for name in sorted(beside - known):
+        with pytest.raises(ValueError, match=rf"model_type must be one of .*, got '{name}'"):
+            family_of({"model_type": name})
+    for name in known:
+        assert callable(family_of({"model_type": name}).decoder_config), name
+
+
 def deep(levels: int) -> list[Any]:
     made: list[Any] = []
     for _ in range(levels):
@@ -116,6 +130,32 @@ def test_numbers_beyond_all_models_are_refused(raw: dict[str, Any], message: str
         family_of(raw).decoder_config(raw)
     assert str(caught.value).startswith("[config.json] ") and message in str(caught.value)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+ODD = [None, True, -1, 0, 3, 0.5, "x", [], {}, [None], [3], {"x": {}}, {"x": 1}]
+
+
+@pytest.mark.parametrize("name", known_model_types())
+def test_no_key_is_taken_on_trust(name: str) -> None:
+    """Each key of each family's config.json, and of the objects in it, left out or of another kind."""
+    writer = importlib.import_module(f"attnedit.export.{name}")
+    whole = writer.raw_config(student(name, 2).config)
+    for path in [(key,) for key in whole] + [
+        (k, inner) for k, v in whole.items() if isinstance(v, dict) for inner in v
+    ]:
+        for value in ["left out", *ODD]:
+            raw = deepcopy(whole)
+            holder = raw[path[0]] if len(path) == 2 else raw
+            holder.pop(path[-1])
+            if value != "left out":
+                holder[path[-1]] = value
+            try:
+                family_of(raw).decoder_config(raw)
+            except ValueError as error:
+                assert str(error).startswith("[config.json] ") and "\n" not in str(error), (path, value, error)
+    for required in ("rope_parameters", "vocab_size") if name == "mistral4" else ("vocab_size",):
+        with pytest.raises(ValueError, match=f"{required} is missing"):
+            family_of(whole).decoder_config({k: v for k, v in whole.items() if k != required})
 
 
 def test_the_largest_scaling_that_is_read_gives_numbers() -> None:
