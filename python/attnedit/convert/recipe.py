@@ -148,7 +148,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
-        for key, _ in node.value:
+        # A tag may call anything a mapping: what is none is refused below.
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode) or key.tag not in KEYS:
                 got = shown(key.value) if isinstance(key, yaml.ScalarNode) else WRITTEN[type(key)]
