@@ -16,10 +16,10 @@ SEED = {
 SWA = {"attention": "gate_swa", "sliding_window": 8, "full_layers": "auto", "gate": "sigmoid"}
 
 WORDS = ["!!int x", "!!float x", "!!bool x", "!!timestamp x", "!!binary x", "!!set {a}", "!!omap [a: b]", "!!str [a]",
-         "!!map [{a: b}]", "!!map", "2001-99-99", "2001-1-1 9:99:99", "0x_", "0b2", "08", "1:59", "9:59.9",
-         "-.inf", ".nan", "1e400", "1" * 5000, "? [a]\n: b", "{[a]: b}", "{a: {b: c}}", "{null: 1}", "[[]]", "&a [*a]", "<<",
-         "<<: {a: b}", "*a", "&a", "~", "yes", "=", "|\n x", "'", '"\\ud800"', '"\\0"', "a.b.", "layerwise.tokens", "\u2028", "\ufeff",
-         "%YAML 9.9", "---", "\t"]  # fmt: skip
+         "!!map [{a: b}]", "!!map", "2001-99-99", "2001-1-1 9:99:99", "0x_", "0b2", "08", "1:59", "9:59.9", "-.inf",
+         ".nan", "1e400", "1" * 5000, "? [a]\n: b", "{[a]: b}", "{a: {b: c}}", "{null: 1}", "[[]]", "&a [*a]", "<<",
+         "<<: {a: b}", "*a", "&a", "~", "yes", "=", "|\n x", "'", '"\\ud800"', '"\\0"', "a.b.", "layerwise.tokens",
+         "\u2028", "\ufeff", "%YAML 9.9", "---", "\t"]  # fmt: skip
 
 
 def seeds() -> list[bytes]:
