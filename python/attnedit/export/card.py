@@ -11,6 +11,7 @@ import attnedit
 from attnedit.checkpoint import read_object, read_sealed
 from attnedit.checkpoint.folder import LICENCES
 from attnedit.export.parity import Parity
+from attnedit.foreign import require_inside
 from attnedit.models import DecoderConfig
 from attnedit.models.decoder import AttentionConfig, described
 from attnedit.nn import GateSWAConfig, MLAConfig
@@ -61,6 +62,7 @@ def front_matter(folder: Path) -> dict[str, Any]:
     path = folder / "README.md"
     if not path.is_file():
         return {}
+    require_inside(folder, path)
     with path.open("rb") as file:
         parts = file.read(2**20).decode("utf-8", errors="replace").split("---", 2)
     if len(parts) < 3 or parts[0].strip():

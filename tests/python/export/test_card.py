@@ -118,3 +118,11 @@ def test_an_export_carries_nothing_from_outside_its_source(tmp_path: Path, name:
     with pytest.raises(ValueError, match=f"{name} must lie in its folder"):
         ae.export(random_decoder(tiny_config()), tmp_path / "out", source=source)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_card_that_is_a_link_out_of_its_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("---\nlicense: mine\n---\n")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/README.md").symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match=r"model/README.md must lie in its folder, it is a link to .*secret"):
+        front_matter(tmp_path / "model")
