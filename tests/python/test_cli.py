@@ -78,12 +78,12 @@ def pressed(code: str, where: str, number: int, ignored: bool = False) -> tuple[
     python = Path(__file__).parents[2] / "python"
     for name, value in {"WHERE": where, "NUMBER": int(number), "PYTHON": str(python)}.items():
         code = code.replace(name, repr(value))
-    before = signal.signal(number, signal.SIG_IGN) if ignored else None  # a child inherits that
+    # A child inherits what is ignored, as Ctrl-C is by whatever a shell runs in the background.
+    before = signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
     try:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     finally:
-        if ignored:
-            signal.signal(number, before)
+        signal.signal(number, before)
     return done.returncode, done.stderr
 
 
