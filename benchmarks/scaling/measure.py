@@ -59,8 +59,7 @@ def measured(
         "modelwise": planned.modelwise_memory, "disk": planned.disk.end,
     })  # fmt: skip
     if calibrated:
-        # One evaluation of EVALUATED rows is measured, a run has three.
-        seconds = times(recipe, planned, EVALUATED / 3)
+        seconds = times(recipe, planned, EVALUATED)
         say(dict(zip(("step", "layerwise", "modelwise", "evaluate"), ("seconds", *seconds), strict=True)))
         empty_cache()
     peak_resident_memory(reset=True)

@@ -15,6 +15,7 @@ from make_checkpoint import SHAPES, config
 
 import attnedit as ae
 from attnedit import distill
+from attnedit.convert.cost import evaluated_rows
 from attnedit.convert.plan import in_bytes, in_time, plan_for
 from attnedit.convert.recipe import SHARE_DOCUMENTS, Data, Recipe
 from attnedit.models.load import family_of
@@ -48,7 +49,7 @@ def row(name: str, dtype: str) -> str:
         f"| {in_bytes(planned.modelwise_memory)} | {in_bytes(planned.disk.most)} "
         f"| {planned.work.layerwise_flops / 1e15:.3g} | {planned.work.modelwise_flops / 1e15:.3g} "
         f"| {' / '.join(map(in_time, shared))} | {in_time(second.seconds(planned.work.modelwise))} "
-        f"| {in_time(third.seconds(planned.work.evaluations(SHARE_DOCUMENTS)))} |"
+        f"| {in_time(third.seconds(planned.work.evaluations(evaluated_rows(SHARE_DOCUMENTS))))} |"
     )
 
 

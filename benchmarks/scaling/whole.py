@@ -57,7 +57,7 @@ def main() -> None:
         recipe = replace(recipe, layerwise=first, modelwise=second)
     tokenizer = Tokenizer(recipe.teacher)
     planned = plan(recipe)
-    expected = times(recipe, planned, text_size(recipe, planned, tokenizer).heldout_rows)
+    expected = times(recipe, planned, text_size(recipe, planned, tokenizer).evaluated_rows)
     empty_cache()
     peak_resident_memory(reset=True)
     with tempfile.TemporaryDirectory(dir=asked.scratch) as scratch:

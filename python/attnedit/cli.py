@@ -72,7 +72,7 @@ def plan(
     text = text_size(read, planned, tokenizer)
     print(lines(text.told))
     if calibrate:
-        first, second, third = map(in_time, times(read, planned, text.heldout_rows))
+        first, second, third = map(in_time, times(read, planned, text.evaluated_rows))
         told = f"phase 1 {first}, phase 2 {second}, evaluations {third}; the edit and the export come on top"
         print(lines({"time on this machine": told}))
 

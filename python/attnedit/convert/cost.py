@@ -88,8 +88,7 @@ class Work:
         return _flops(self.modelwise)
 
     def evaluations(self, rows: float) -> list[tuple[Kernels, float]]:
-        """Of so many held-out rows, behind the edit and behind each phase; of some to train on, around phase 1."""
-        return [(self.evaluation, 3 * rows + 2 * KL_ROWS)]
+        return [(self.evaluation, rows)]
 
     def evaluation_flops(self, rows: float) -> float:
         return _flops(self.evaluations(rows))
@@ -115,6 +114,11 @@ def work(
     steps = [(together.step, float(second.steps)), (comparison, 2.0 * min(KL_ROWS, later))]
     modelwise = [*steps, *(cached if recipe.modelwise.teacher == "cached" else [])]
     return Work(learnt, turns, modelwise, evaluation)
+
+
+def evaluated_rows(heldout: float) -> float:
+    """Of a conversion that evaluates so many behind the edit and each phase, and some to train on around phase 1."""
+    return 3 * heldout + 2 * KL_ROWS
 
 
 def _flops(parts: list[tuple[Kernels, float]]) -> float:

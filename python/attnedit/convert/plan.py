@@ -175,12 +175,12 @@ def plan_for(recipe: Recipe, source: DecoderConfig, itemsize: int) -> Plan:
     )
 
 
-def times(recipe: Recipe, planned: Plan, heldout_rows: float) -> tuple[float, float, float]:
-    """Seconds that both phases and the evaluations of so many rows of sequence_length will take here, by kernels that
+def times(recipe: Recipe, planned: Plan, evaluated_rows: float) -> tuple[float, float, float]:
+    """Seconds that both phases and the evaluation of so many rows of sequence_length will take here, by kernels that
     run for about 30 seconds."""
     recipe, work = recipe.fitted(planned.source.rope.max_position_embeddings), planned.work
     rates = calibrate(recipe, planned.source, planned.target, planned.edited_layers, planned.itemsize)
-    parts = (work.layers + work.teacher, work.modelwise, work.evaluations(heldout_rows))
+    parts = (work.layers + work.teacher, work.modelwise, work.evaluations(evaluated_rows))
     first, second, third = (rate.seconds(part) for rate, part in zip(rates, parts, strict=True))
     return first, second, third
 

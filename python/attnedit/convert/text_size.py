@@ -6,6 +6,7 @@ from itertools import chain
 
 import numpy as np
 
+from attnedit.convert.cost import evaluated_rows
 from attnedit.convert.plan import Plan, in_bytes
 from attnedit.convert.recipe import Recipe
 from attnedit.convert.texts import pools
@@ -23,7 +24,7 @@ class TextSize:
     """What a recipe's text holds, about."""
 
     told: dict[str, str]  # for people
-    heldout_rows: float  # of sequence_length, as far as they are evaluated
+    evaluated_rows: float  # of sequence_length, all evaluations together
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,14 @@ def text_size(recipe: Recipe, planned: Plan, tokenizer: Tokenizer) -> TextSize:
     held = sample if data.heldout is None else sampled(_parts(data.heldout, data.separator), tokenizer, length)
     documents = math.ceil(held.documents * (data.heldout_share if data.heldout is None else 1))
     documents = min(documents, data.most_evaluated or documents)
-    rows = documents * held.first / length
+    rows = evaluated_rows(documents * held.first / length)
     return TextSize(
         {
             "text": f"{found}, about {sample.tokens:,} tokens by a sample; phase 1 reads {read[0]:,}, "
             f"phase 2 reads {read[1]:,}",
             "tokens": f"beside the above about {in_bytes(kept)} of disk, "
             f"and {in_bytes(SHARD_MEMORY * ahead)} of memory while they are made",
-            "evaluations": f"3, each of about {documents:,} documents, {int(rows * length):,} tokens: "
+            "evaluations": f"3, each of about {documents:,} documents, {int(documents * held.first):,} tokens: "
             f"{planned.work.evaluation_flops(rows) / 1e12:,.3g} TFLOP together",
         },
         rows,
