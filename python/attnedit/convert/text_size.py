@@ -2,16 +2,15 @@
 
 import math
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 
 from attnedit.convert.cost import evaluated_rows
 from attnedit.convert.plan import Plan, in_bytes
 from attnedit.convert.recipe import Recipe
-from attnedit.convert.texts import pools
+from attnedit.convert.texts import all_parts
 from attnedit.convert.token_cache import SHARD_CHARACTERS, token_type
-from attnedit.data import Part, Source, Tokenizer, beginning, size_of
+from attnedit.data import Part, Tokenizer, beginning, size_of
 from attnedit.data.files import format_of, is_compressed
 from attnedit.tensor import Array
 
@@ -42,7 +41,7 @@ def text_size(recipe: Recipe, planned: Plan, tokenizer: Tokenizer) -> TextSize:
     """What there is to train on, beside what the phases read, and to evaluate. Raises ValueError where files are
     missing or hold no text, and where they cannot fill one step."""
     data, length = recipe.data, planned.layerwise_steps.sequence_length
-    training = _parts(data.train, data.separator)
+    training = all_parts(data.train, data.separator)
     files = len({part.path for part in training})
     found = f"{files:,} file{'s' if files > 1 else ''}"
     sample = sampled(training, tokenizer, length)
@@ -56,7 +55,7 @@ def text_size(recipe: Recipe, planned: Plan, tokenizer: Tokenizer) -> TextSize:
     ahead = min(sample.characters, SHARD_CHARACTERS)  # of a shard, which is made as a whole
     made = min(sample.tokens, max(read) + int(sample.tokens * ahead / sample.characters))
     kept = token_type(tokenizer.vocab_size).itemsize * made
-    held = sample if data.heldout is None else sampled(_parts(data.heldout, data.separator), tokenizer, length)
+    held = sample if data.heldout is None else sampled(all_parts(data.heldout, data.separator), tokenizer, length)
     documents = math.ceil(held.documents * (data.heldout_share if data.heldout is None else 1))
     documents = min(documents, data.most_evaluated or documents)
     rows = evaluated_rows(documents * held.first / length)
@@ -71,10 +70,6 @@ def text_size(recipe: Recipe, planned: Plan, tokenizer: Tokenizer) -> TextSize:
         },
         rows,
     )
-
-
-def _parts(entries: list[str | Source], separator: str | None) -> list[Part]:
-    return list(chain.from_iterable(pool.parts for pool in pools(entries, separator)))
 
 
 def sampled(text: list[Part], tokenizer: Tokenizer, length: int) -> Sample:

@@ -60,7 +60,7 @@ def find_texts(recipe: Recipe, known: Path | None = None) -> Texts:
     training = pools(data.train, data.separator)
     heldout = None
     if data.heldout is not None:
-        heldout = [part for pool in pools(data.heldout, data.separator) for part in pool.parts]
+        heldout = all_parts(data.heldout, data.separator)
     every = [*training, *([] if heldout is None else [Pool(heldout, 0)])]
     before, hashes, read, stamps, said = _read_known(known), {}, {}, {}, []
     for pool in every:
@@ -122,6 +122,10 @@ def _read_known(known: Path | None) -> dict[str, Any]:
         return read_sealed(known)
     except ValueError:  # it saves time and nothing else
         return {}
+
+
+def all_parts(entries: Sequence[str | Source], separator: str | None) -> list[Part]:
+    return [part for pool in pools(entries, separator) for part in pool.parts]
 
 
 def pools(entries: Sequence[str | Source], separator: str | None) -> list[Pool]:
